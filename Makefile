@@ -1,0 +1,60 @@
+# `make repro` and `make test` are all that a newcomer needs; `make help` lists the rest.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
+VENV := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+
+.PHONY: help setup repro test test-all smoke lint log table plots lock
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+$(VENV)/.complete: requirements.lock
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or 3.12 found on PATH; install one, or say make PYTHON=/path/to/python" >&2; exit 1; }
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing the $$(grep -c == requirements.lock) pinned packages of requirements.lock (some minutes the first time)"
+	$(VENV)/bin/python -m pip install --quiet --no-deps -r requirements.lock
+	@# a CUDA build of torch brings its own pinned nvidia packages; a CPU build needs nothing more
+	$(VENV)/bin/python -m pip install --quiet "$$(grep '^torch==' requirements.lock)"
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+setup: $(VENV)/.complete  ## the virtual environment, from the lock
+
+repro: setup  ## run whatever the pipeline needs: all stages, all metrics
+	dvc repro
+
+test: setup  ## the test suite (CI=true adds the slow set)
+	python -m pytest $(if $(CI),,-m "not slow")
+
+test-all: setup  ## the test suite with the slow set
+	python -m pytest
+
+smoke: setup  ## the pipeline end to end on tiny parameters, in a scratch copy
+	python -m tests.scratch
+
+lint: setup  ## ruff and mypy
+	ruff check . && ruff format --check . && mypy
+
+log: setup  ## the experiment log: command, revision, artefacts, headline metrics
+	@reseed log
+
+table: setup  ## write the result table and picture of the README from the metrics
+	reseed table
+
+plots: setup  ## render every DVC plot to dvc_plots/*.svg and *.png, without network
+	reseed plots
+
+lock: setup  ## resolve requirements.lock anew from pyproject.toml
+	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate pyproject.toml \
+		| grep -vE '^(nvidia-|cuda-|triton=)' | sed -E "s/ (;|and) sys_platform == 'linux'$$//" > requirements.lock.partial
+	echo "sae-bench==0.6.0" >> requirements.lock.partial
+	LC_ALL=C sort -o requirements.lock.partial requirements.lock.partial
+	{ echo "# Made by \`make lock\` from pyproject.toml. Installed with --no-deps: nothing is resolved at install time."; cat requirements.lock.partial; } > requirements.lock
+	rm requirements.lock.partial

@@ -1,0 +1,44 @@
+"""reseed: do the features of a sparse autoencoder survive a reseed?"""
+
+import re
+import sys
+from importlib import metadata
+from pathlib import Path
+
+# The packages whose versions can change a number.
+NUMERIC_PACKAGES = (
+    "numpy", "safetensors", "sae-bench", "sae-lens", "scikit-learn", "scipy", "torch", "transformer-lens",
+)  # fmt: skip
+
+
+class ReseedError(Exception):
+    """Bad input or a refused result: one sentence that names the file or key, what was found, and what is allowed."""
+
+
+def installed_version(name: str) -> str | None:
+    """The installed version of a distribution without its local part (+cpu), or None."""
+    try:
+        return metadata.version(name).split("+")[0]
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def check_interpreter(lock: Path) -> None:
+    """Raise ReseedError unless the packages that make the numbers are those of the lock."""
+    pinned = dict(re.findall(r"^([\w.-]+)==([^\s;]+)", lock.read_text(), re.MULTILINE))
+    for name in NUMERIC_PACKAGES:
+        found = installed_version(name)
+        if found != pinned[name]:
+            raise ReseedError(
+                f"{sys.executable}: found {name} {found or 'not installed'}, allowed: {pinned[name]} ({lock.name}); "
+                "use `make repro`, or first `source .venv/bin/activate`"
+            )
+
+
+# Here and not in a stage, because with a foreign interpreter the first import of torch would already fail.
+_lock = Path(__file__).parents[2] / "requirements.lock"
+if _lock.is_file():
+    try:
+        check_interpreter(_lock)
+    except ReseedError as error:
+        sys.exit(f"error: {error}")

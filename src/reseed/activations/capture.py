@@ -1,0 +1,50 @@
+"""Capture: one forward pass with a hook, the wanted positions kept."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from torch import Tensor
+from transformer_lens import HookedTransformer
+
+from reseed import ReseedError
+from reseed.params import SPLITS
+from reseed.stage import progress
+from reseed.text.tokens import Tokens
+
+SEQUENCES_PER_BATCH = 2048
+
+
+def check_hook(transformer: HookedTransformer, hook_name: str) -> None:
+    """Raise ReseedError unless the model has this hook point, naming the nearest that it has."""
+    if hook_name not in transformer.hook_dict:
+        near = ", ".join(difflib.get_close_matches(hook_name, transformer.hook_dict, n=3, cutoff=0)) or "none"
+        raise ReseedError(f"capture.hook_name: found {hook_name!r}, which the model does not have; nearest: {near}")
+
+
+@torch.no_grad()
+def capture(
+    transformer: HookedTransformer, tokens: Tokens, hook_name: str, positions: tuple[str, ...], device: torch.device
+) -> dict[str, Tensor]:
+    """Activations [n_sequences * n_positions, d_in] of every split at the named positions, in sequence order.
+
+    The sequence is cut after the last wanted position, so nothing that comes later can reach it.
+    Raises ReseedError for an unknown hook point or position.
+    """
+    check_hook(transformer, hook_name)
+    wanted = sorted(tokens.position(name) for name in positions)
+    transformer.to(device)
+    splits = {}
+    total = sum(len(tokens.splits[split]) for split in SPLITS)
+    with progress(total, f"capture {hook_name}", "sequence") as bar:
+        for split in SPLITS:
+            blocks = []
+            for rows in tokens.splits[split][:, : wanted[-1] + 1].long().split(SEQUENCES_PER_BATCH):
+                _, cache = transformer.run_with_cache(
+                    rows.to(device), names_filter=hook_name, return_type=None, prepend_bos=False
+                )
+                blocks.append(cache[hook_name][:, wanted].flatten(0, 1).float().cpu())
+                bar.update(len(rows))
+            splits[split] = torch.cat(blocks)
+    return splits

@@ -1,0 +1,1 @@
+"""Subject models: building, training, checking, storing and loading them."""

@@ -1,0 +1,293 @@
+"""Typed parameters: params.yaml, study.yaml and the subject files, checked as a whole before a stage does anything."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from reseed import ReseedError
+
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+T = TypeVar("T")
+
+SPLITS = ("train", "validation", "test")
+TRAINED = "trained"
+RANDOM_MODEL = "random_model"
+Arm = Literal["trained", "random_model"]
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors: a misspelt knob must not be a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Strict)
+
+
+class Compute(Strict):
+    threads: Count
+    """torch threads of every stage; part of the bytes that a stage makes, so it is a parameter."""
+    device: Literal["auto", "cpu", "cuda"]
+
+
+class Convergence(Strict):
+    """When a seed counts as converged; every figure is per doubling of the steps taken (see `saes.convergence`)."""
+
+    loss_tolerance: Positive
+    """Largest relative fall of the held-out loss over the last doubling of steps."""
+    cosine_tolerance: Positive
+    """Largest change of the mean cosine of alive decoder rows to their initialisation over the last doubling."""
+    max_cosine_to_init: Fraction
+    """A decoder closer than this to its own initialisation has not been trained, whatever its loss says."""
+
+
+class Train(Strict):
+    seeds: tuple[int, ...]
+    convergence: Convergence
+
+    @field_validator("seeds")
+    @classmethod
+    def _enough_and_distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) != len(seeds):
+            raise ValueError("every seed once: two runs of one seed are one run")
+        if len(seeds) < 3:
+            raise ValueError("at least 3 seeds: fewer give no interval")
+        if min(seeds) < 0:
+            raise ValueError("seeds of 0 or more")
+        return seeds
+
+
+class Variant(Strict):
+    architecture: Literal["topk", "batchtopk"]
+    d_sae: Count
+    k: Count
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> Self:
+        if self.k > self.d_sae:
+            raise ValueError(f"k of at most d_sae ({self.d_sae})")
+        return self
+
+
+class Stability(Strict):
+    alive_min_count: Count
+    """A latent is alive if it fires at least this often per pass over the training rows."""
+    shared_cosine: Fraction
+    null_draws: Count
+    """Monte Carlo draws per pair of seeds for each simulated null."""
+    confidence: Fraction
+    plateau_tolerance: Positive
+    """Largest change of a statistic over the last doubling of steps that still counts as a plateau."""
+
+
+class SaeBench(Strict):
+    k_values: tuple[Count, ...]
+    probe_train_rows: Count
+    probe_test_rows: Count
+    shuffles: Annotated[int, Field(ge=19)]
+    """Label shuffles that the dense probe must all beat for a task to count (19 give a one-sided p of 0.05)."""
+
+
+class Params(Strict):
+    compute: Compute
+    train: Train
+    variants: dict[str, Variant]
+    stability: Stability
+    saebench: SaeBench
+
+    def variant(self, name: str) -> Variant:
+        """The variant called `name`; raises ReseedError if params.yaml has none."""
+        return _lookup(self.variants, name, "params.yaml: variants")
+
+
+class ModularAddition(Strict):
+    """Addition modulo p as sequences [a, b, =] with the answer predicted at `=`."""
+
+    generator: Literal["modular_addition"]
+    p: Annotated[int, Field(ge=5)]
+    train_fraction: Fraction
+    validation_fraction: Fraction
+    seed: int
+
+    @model_validator(mode="after")
+    def _leaves_a_test_split(self) -> Self:
+        left = 1 - self.train_fraction - self.validation_fraction
+        if left < 0.01:
+            raise ValueError(
+                f"train_fraction + validation_fraction of at most 0.99 (the rest, {left:.3g}, is the test)"
+            )
+        return self
+
+
+class ModelTraining(Strict):
+    seed: int
+    batch_size: Count
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    betas: tuple[Fraction, Fraction]
+    warm_up_steps: Count
+    max_steps: Count
+    check_every: Count
+    stop_loss: Positive
+    """Training stops once the loss on the validation split is below this (nats)."""
+    min_accuracy: Fraction
+    """The stage fails unless the accuracy on the validation split reaches this."""
+
+
+class Model(Strict):
+    n_layers: Count
+    d_model: Count
+    n_heads: Count
+    d_mlp: Count
+    act_fn: Literal["relu", "gelu", "silu"]
+    normalization_type: Literal["LN", "LNPre"] | None
+    training: ModelTraining
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads that divides d_model ({self.d_model})")
+        return self
+
+
+class Capture(Strict):
+    hook_name: str
+    positions: tuple[str, ...]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    arms: tuple[Arm, ...]
+
+
+class SaeTraining(Strict):
+    """What all SAEs of a subject share; a variant adds architecture, d_sae and k."""
+
+    batch_size: Count
+    lr: Positive
+    warm_up_steps: Count
+    max_steps: Count
+    decay_fraction: Annotated[float, Field(ge=0, le=1)]
+    """Length of the final linear decay of the learning rate, as a share of the steps taken before it."""
+    check_every: Count
+    min_steps: Count
+    aux_k: Annotated[int, Field(ge=0)]
+    aux_coefficient: Annotated[float, Field(ge=0)]
+    dead_after_steps: Count
+
+
+class Subject(Strict):
+    data: ModularAddition
+    model: Model
+    capture: Capture
+    sae: SaeTraining
+
+
+class Pair(Strict):
+    subject: str
+    variant: str
+    control: Arm
+
+
+class Run(Strict):
+    subject: str
+    variant: str
+    arm: Arm
+    out: str
+
+
+class CaptureOf(Strict):
+    subject: str
+    arm: Arm
+
+
+class SubjectEntry(Strict):
+    control: Arm
+
+
+class Study(Strict):
+    root: str
+    claims_file: str
+    subjects: dict[str, SubjectEntry]
+    captures: dict[str, CaptureOf]
+    runs: dict[str, Run]
+    pairs: dict[str, Pair]
+    bars: dict[str, str]
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml; raises ReseedError with one sentence for the first fault."""
+    return _load(Params, path)
+
+
+def load_subject(name: str, folder: Path = Path("subjects")) -> Subject:
+    """Read and check subjects/<name>.yaml; raises ReseedError for an unknown name or the first fault."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
+        raise ReseedError(f"subject {name!r}: {path} does not exist; known subjects: {known}")
+    return _load(Subject, path)
+
+
+def load_study(path: Path = Path("study.yaml")) -> Study:
+    """Read and check a study file; raises ReseedError for the first fault."""
+    return _load(Study, path)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; raises ReseedError if it is missing or not YAML."""
+    if not path.is_file():
+        raise ReseedError(f"{path}: the file does not exist")
+    try:
+        return yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ReseedError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def _load(kind: type[S], path: Path) -> S:
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ReseedError(f"{path}: found {type(content).__name__}, allowed: a mapping of keys to values")
+    try:
+        return kind.model_validate(_finite(content))
+    except ValidationError as error:
+        raise ReseedError(_sentence(path, error)) from error
+
+
+def _finite(value: Any) -> Any:
+    # YAML reads 1e-3 (no dot) as a string; Hydra writes such numbers back, so they are accepted here.
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    if isinstance(value, str):
+        try:
+            number = float(value)
+        except ValueError:
+            return value
+        return number if math.isfinite(number) else value
+    return value
+
+
+def _sentence(path: Path, error: ValidationError) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    found = first["input"]
+    if first["type"] == "extra_forbidden":
+        return f"{path}: unknown key {key!r}; remove it or correct its spelling"
+    if first["type"] == "missing":
+        return f"{path}: the key {key!r} is missing"
+    allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    shown = found if not isinstance(found, dict) else {k: v for k, v in found.items() if not isinstance(v, dict | list)}
+    return f"{path}: {key}: found {shown!r}, allowed: {allowed}"
+
+
+def _lookup(table: dict[str, T], name: str, where: str) -> T:
+    if name not in table:
+        raise ReseedError(f"{where}: found no {name!r}; known: {', '.join(table) or 'none'}")
+    return table[name]

@@ -1,0 +1,44 @@
+"""capture: the activations of one arm of a subject, all splits, with what made them."""
+
+from typing import Any
+
+from reseed import ReseedError
+from reseed.activations.capture import capture as capture_activations
+from reseed.activations.store import Provenance, write_activations
+from reseed.artifacts import activations_dir, lm_dir, sha256, tokens_dir, writing
+from reseed.models.transformer import build_transformer, load_transformer, weights_sha256
+from reseed.params import RANDOM_MODEL, load_params, load_subject
+from reseed.stage import device, run_stage
+from reseed.text.tokens import read_tokens
+
+
+def capture(subject: str, arm: str) -> dict[str, Any]:
+    config = load_subject(subject)
+    if arm not in config.capture.arms:
+        raise ReseedError(f"subjects/{subject}.yaml: capture.arms: found no {arm!r}; known: {config.capture.arms}")
+    tokens = read_tokens(tokens_dir(subject))
+    if arm == RANDOM_MODEL:
+        transformer = build_transformer(config.model, tokens.vocabulary, tokens.n_ctx, subject)
+        made_by = "forward pass of the model at its own initialisation"
+    else:
+        transformer = load_transformer(config.model, lm_dir(subject), subject)
+        made_by = "forward pass of the trained model"
+    splits = capture_activations(
+        transformer, tokens, config.capture.hook_name, config.capture.positions, device(load_params().compute)
+    )
+    provenance = Provenance(
+        subject=subject,
+        arm=arm,
+        hook_name=config.capture.hook_name,
+        positions=config.capture.positions,
+        generator=made_by,
+        model_sha256=weights_sha256(lm_dir(subject)),
+        tokens_sha256=sha256(tokens_dir(subject) / "index.json"),
+    )
+    with writing(activations_dir(subject, arm)) as path:
+        write_activations(splits, provenance, config.capture.dtype, path)
+    return {"capture": config.capture}
+
+
+if __name__ == "__main__":
+    run_stage(capture)
