@@ -34,6 +34,10 @@ def activations_dir(subject: str, arm: str) -> Path:
     return Path("data") / subject / "activations" / arm
 
 
+def probes_dir(subject: str) -> Path:
+    return Path("data") / subject / "probes"
+
+
 def lm_dir(subject: str) -> Path:
     return Path("models") / subject / "lm"
 

@@ -89,7 +89,9 @@ class Stability(Strict):
 
 
 class SaeBench(Strict):
-    k_values: tuple[Count, ...]
+    k_values: tuple[Literal[1, 2, 5, 10, 20, 50, 100], ...]
+    frequencies: Count
+    """How many of the model's key frequencies, strongest first, are probed for their phase."""
     probe_train_rows: Count
     probe_test_rows: Count
     shuffles: Annotated[int, Field(ge=19)]
@@ -105,7 +107,7 @@ class Params(Strict):
 
     def variant(self, name: str) -> Variant:
         """The variant called `name`; raises ReseedError if params.yaml has none."""
-        return _lookup(self.variants, name, "params.yaml: variants")
+        return lookup(self.variants, name, "params.yaml: variants")
 
 
 class ModularAddition(Strict):
@@ -222,7 +224,7 @@ class Study(Strict):
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; raises ReseedError with one sentence for the first fault."""
-    return _load(Params, path)
+    return load(Params, path)
 
 
 def load_subject(name: str, folder: Path = Path("subjects")) -> Subject:
@@ -231,12 +233,12 @@ def load_subject(name: str, folder: Path = Path("subjects")) -> Subject:
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
         raise ReseedError(f"subject {name!r}: {path} does not exist; known subjects: {known}")
-    return _load(Subject, path)
+    return load(Subject, path)
 
 
 def load_study(path: Path = Path("study.yaml")) -> Study:
     """Read and check a study file; raises ReseedError for the first fault."""
-    return _load(Study, path)
+    return load(Study, path)
 
 
 def read_yaml(path: Path) -> Any:
@@ -249,7 +251,8 @@ def read_yaml(path: Path) -> Any:
         raise ReseedError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 
 
-def _load(kind: type[S], path: Path) -> S:
+def load(kind: type[S], path: Path) -> S:
+    """Read a YAML file as `kind`; raises ReseedError with one sentence for the first fault."""
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise ReseedError(f"{path}: found {type(content).__name__}, allowed: a mapping of keys to values")
@@ -287,7 +290,8 @@ def _sentence(path: Path, error: ValidationError) -> str:
     return f"{path}: {key}: found {shown!r}, allowed: {allowed}"
 
 
-def _lookup(table: dict[str, T], name: str, where: str) -> T:
+def lookup(table: dict[str, T], name: str, where: str) -> T:
+    """table[name]; raises ReseedError that says `where` and what is known there."""
     if name not in table:
         raise ReseedError(f"{where}: found no {name!r}; known: {', '.join(table) or 'none'}")
     return table[name]

@@ -50,6 +50,7 @@ def write_sae(sae: TrainedSae, variant: Variant, activations: Activations, activ
         "seed": sae.seed,
         "converged": int(sae.converged),
         "steps": sae.steps,
+        "constant_steps": sae.constant_steps,
         "cosine_to_init": sae.cosine_to_init,
         "explained_variance": 1 - (residual.square().sum() / (test - test.mean(0)).double().square().sum()).item(),
         "mse": residual.square().sum(1).mean().item(),
@@ -102,7 +103,7 @@ def _as_saelens(sae: TrainedSae, variant: Variant, activations: Activations, act
     lens: SAE[Any]
     weights = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
     if variant.architecture == "topk":
-        lens = TopKSAE(TopKSAEConfig(k=variant.k, **common))
+        lens = TopKSAE(TopKSAEConfig(k=variant.k, rescale_acts_by_decoder_norm=True, **common))
     else:
         lens = JumpReLUSAE(JumpReLUSAEConfig(**common))
         assert sae.threshold is not None

@@ -27,7 +27,8 @@ class TrainedSae:
 
     W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in] of unit rows, b_dec [d_in], threshold [d_sae] or None.
     firing_counts [d_sae]: rows of one pass over the training split on which each latent fires. snapshots: step ->
-    (W_dec, W_enc, firing_counts) on a log scale of steps, the last one at the end. curve: one row a check.
+    (W_dec, W_enc, firing_counts) on a log scale of steps, where the learning rate began to decay, and at the end.
+    curve: one row a check.
     """
 
     seed: int
@@ -39,6 +40,7 @@ class TrainedSae:
     firing_counts: Tensor
     converged: bool
     steps: int
+    constant_steps: int
     loss_fall: float
     cosine_change: float
     cosine_to_init: float
@@ -141,6 +143,8 @@ def train_saes(
             if step % training.check_every and step != training.max_steps:
                 continue
             _check(variant, training, tolerance, stack, members, validation, power, step, ceiling)
+            decaying = [i for i, member in enumerate(members) if member.decay_from == step]
+            _snapshot(variant, stack, members, train, step, only=decaying)
             bar.set_postfix_str(f"{len(members)} training, loss {members[0].losses[-1]:.4g}")
             finished = [i for i, member in enumerate(members) if member.finished(step, training)]
             if not finished:
@@ -302,6 +306,7 @@ def _export(
         firing_counts=member.snapshots[step][2],
         converged=member.converged,
         steps=step,
+        constant_steps=member.decay_from or step,
         loss_fall=member.loss_fall,
         cosine_change=member.cosine_change,
         cosine_to_init=member.cosines[-1],

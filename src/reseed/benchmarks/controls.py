@@ -1,0 +1,78 @@
+"""SAEs to compare with, and SAEs in other units, all as SAELens objects that SAEBench takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_bench.sae_bench_utils.general_utils import load_and_format_sae
+from sae_lens import SAE
+from torch import Tensor
+
+from reseed import ReseedError
+from reseed.params import Variant
+from reseed.saes.architectures import Stack, calibrate_threshold
+
+
+def load_sae(folder: Path, hook_name: str, model_sha256: str) -> SAE[Any]:
+    """An SAE as SAELens loads it, on the CPU; raises ReseedError if it was trained on another hook point or model."""
+    sae = SAE.load_from_disk(folder, device="cpu").requires_grad_(False)
+    found = (sae.cfg.metadata.hook_name, sae.cfg.metadata.reseed_model_sha256)
+    if found != (hook_name, model_sha256):
+        raise ReseedError(
+            f"{folder}: the SAE reads {found[0]} of model {str(found[1])[:12]}, the benchmark asks for {hook_name} "
+            f"of model {model_sha256[:12]}; run `dvc repro`"
+        )
+    return formatted(sae)
+
+
+def formatted(sae: SAE[Any]) -> SAE[Any]:
+    """The same SAE with hook_name, hook_layer and model_name where SAEBench looks for them."""
+    loaded = load_and_format_sae("custom", sae, "cpu")
+    assert loaded is not None
+    return loaded[1]
+
+
+def random_sae(like: SAE[Any], variant: Variant, seed: int, train: Tensor) -> SAE[Any]:
+    """An untrained SAE of the same shape, architecture and sparsity: the initialisation that `seed` trained from.
+
+    train [rows, d_in] gives the centre, the scale and (BatchTopK) the threshold, as it did for the trained SAE.
+    """
+    d_in = train.shape[1]
+    mean = train.mean(0)
+    scale = (d_in / (train - mean).square().sum(1).mean()).sqrt()
+    stack = Stack.initialise((seed,), d_in, variant.d_sae, train.device)
+    weights = {"W_enc": stack.W_enc[0], "b_enc": stack.b_enc[0, 0], "W_dec": stack.W_dec[0], "b_dec": mean}
+    if variant.architecture == "batchtopk":
+        threshold = calibrate_threshold(stack, (train - mean) * scale, variant.k) / scale
+        weights["threshold"] = threshold.expand(variant.d_sae).clone()
+    return _with_weights(like, weights)
+
+
+def scaled(sae: SAE[Any], scale: float) -> SAE[Any]:
+    """The SAE for activations multiplied by `scale`: encode(scale * x) is scale * encode(x) of the original."""
+    weights = dict(sae.state_dict())
+    return _with_weights(
+        sae, {name: w * scale if name in ("b_enc", "b_dec", "threshold") else w for name, w in weights.items()}
+    )
+
+
+def _with_weights(like: SAE[Any], weights: dict[str, Tensor]) -> SAE[Any]:
+    sae = type(like)(like.cfg)
+    sae.load_state_dict({name: weight.clone() for name, weight in weights.items()})
+    return sae.requires_grad_(False)
+
+
+def probe_scale(train: Tensor) -> float:
+    """The factor that brings activations to a mean square norm of d_in about their mean.
+
+    SAEBench's probes are L2-regularised at C = 1 without any scaling, so that a model of small activations would be
+    penalised for its units.
+    """
+    return float((train.shape[1] / (train - train.mean(0)).square().sum(1).mean()).sqrt())
+
+
+def quiet_grad() -> torch.autograd.grad_mode.set_grad_enabled:
+    """A context that restores the global gradient mode, which SAEBench's evals switch on and leave on."""
+    return torch.autograd.grad_mode.set_grad_enabled(torch.is_grad_enabled())

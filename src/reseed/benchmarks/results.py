@@ -1,0 +1,27 @@
+"""SAEBench's standard result files, made to repeat: written anew, checked, and without times and random ids."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from reseed import ReseedError
+
+
+def write_result(path: Path, write: Callable[[str], object], identity: str) -> None:
+    """Let SAEBench write its result file and replace what varies from run to run.
+
+    A file that is already there is deleted first and the new one must exist afterwards: SAEBench skips an eval whose
+    file exists and swallows the exceptions of one that fails. eval_id becomes `identity`, the time 0, and
+    sae_bench_commit_hash (which is the commit of the current directory, not of SAEBench) the package's version.
+    Raises ReseedError if no file was written.
+    """
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(str(path))
+    if not path.is_file():
+        raise ReseedError(f"{path}: SAEBench wrote no result file for this SAE")
+    result = json.loads(path.read_text())
+    result |= {"eval_id": identity, "datetime_epoch_millis": 0, "sae_bench_commit_hash": "sae-bench 0.6.0"}
+    path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")

@@ -1,0 +1,1 @@
+"""Claims: what is claimed, judged from its evidence alone."""

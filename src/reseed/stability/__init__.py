@@ -1,0 +1,1 @@
+"""Stability: how far independently seeded SAEs agree, above which null, how certainly, and whether it settled."""

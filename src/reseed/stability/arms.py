@@ -1,0 +1,230 @@
+"""The stability of one arm: every statistic with its nulls, its kappa, its interval and its convergence certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from reseed import ReseedError
+from reseed.artifacts import derive_seed
+from reseed.matching import Array, cosines
+from reseed.params import Stability
+from reseed.stability.dictionaries import Dictionary, SeedSet
+from reseed.stability.jackknife import Estimate, leave_one_out
+from reseed.stability.nulls import NULLS, covariance, isotropic, isotropic_mean_max_cos
+from reseed.stability.statistics import STATISTICS, agreement, best_matches
+
+MIN_ROOM = 0.1
+HISTOGRAM_BINS = np.linspace(0, 1, 41)
+
+
+@dataclass(frozen=True)
+class StatisticReport:
+    """One statistic over all pairs of seeds. kappa = (value - null) / (1 - null) against the strictest null.
+
+    kappa is None where the strictest null leaves less than 0.1 of room, there or with a seed left out.
+    """
+
+    value: Estimate
+    nulls: dict[str, float]
+    kappa: Estimate | None
+
+    @property
+    def strictest(self) -> str:
+        return max(self.nulls, key=lambda name: self.nulls[name])
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Whether a figure may be used: all seeds converged by their own rule, and the statistic has settled.
+
+    change: by how much the statistic or its kappa (whichever moved more) changed over the last doubling of steps
+    before the learning rate decayed.
+    """
+
+    seeds_converged: int
+    seeds: int
+    change: float
+    tolerance: float
+
+    @property
+    def converged(self) -> bool:
+        return self.seeds_converged == self.seeds and self.change <= self.tolerance
+
+
+@dataclass(frozen=True)
+class ArmReport:
+    """Everything that stability says about one arm.
+
+    alive and all_latents: statistic -> report over the alive latents (the figure) and over all (the check on it).
+    steps: one row a snapshot and statistic, value beside the covariance null. histogram: densities of the best-match
+    |cos| of alive latents and of the covariance null, one row a bin.
+    """
+
+    alive: dict[str, StatisticReport]
+    all_latents: dict[str, StatisticReport]
+    certificates: dict[str, Certificate]
+    alive_fraction: Estimate
+    decoder_dimension: Estimate
+    held_out: dict[str, Estimate]
+    cosine_to_init: Estimate
+    max_steps: int
+    steps: list[dict[str, float | str]]
+    histogram: list[dict[str, float | str]]
+
+
+Tables = dict[str, dict[str, Array]]
+
+
+def analyse(seed_set: SeedSet, options: Stability, key: str) -> ArmReport:
+    """Judge one arm; `key` names it, so that its nulls have generators of their own.
+
+    Raises ReseedError if a seed has no alive latent.
+    """
+    final, initial = seed_set.final(), seed_set.initial()
+    masks = [dictionary.alive(options.alive_min_count) for dictionary in final]
+    for seed, mask in zip(seed_set.seeds, masks, strict=True):
+        if not mask.any():
+            raise ReseedError(f"{key}: seed {seed} has no alive latent (stability.alive_min_count)")
+    alive = [dictionary.select(mask) for dictionary, mask in zip(final, masks, strict=True)]
+    untrained = [dictionary.select(mask) for dictionary, mask in zip(initial, masks, strict=True)]
+    n = len(final)
+    reports = _reports(_tables(alive, untrained, options, f"{key}/alive"), n)
+    steps = _over_steps(seed_set, options, key)
+    per_seed = seed_set.metrics
+    return ArmReport(
+        alive=reports,
+        all_latents=_reports(_tables(final, initial, options, f"{key}/all"), n),
+        certificates={
+            statistic: Certificate(
+                seeds_converged=sum(int(metrics["converged"]) for metrics in per_seed),
+                seeds=n,
+                change=_change_over_last_doubling([row for row in steps if row["statistic"] == statistic]),
+                tolerance=options.plateau_tolerance,
+            )
+            for statistic in STATISTICS
+        },
+        alive_fraction=_mean_over_seeds([float(mask.mean()) for mask in masks]),
+        decoder_dimension=_mean_over_seeds([_effective_dimension(dictionary.decoder) for dictionary in alive]),
+        held_out={
+            name: _mean_over_seeds([float(metrics[name]) for metrics in per_seed])
+            for name in ("explained_variance", "mse", "l0")
+        },
+        cosine_to_init=_mean_over_seeds([float(metrics["cosine_to_init"]) for metrics in per_seed]),
+        max_steps=max(int(metrics["steps"]) for metrics in per_seed),
+        steps=steps,
+        histogram=_histogram(alive, options, key),
+    )
+
+
+def _tables(final: list[Dictionary], initial: list[Dictionary], options: Stability, key: str) -> Tables:
+    """statistic -> {"value" or a null -> symmetric matrix [seeds, seeds]}; the diagonal is unused."""
+    n = len(final)
+    tables: Tables = {s: {name: np.zeros((n, n)) for name in ("value", *NULLS)} for s in STATISTICS}
+    for i, j in combinations(range(n), 2):
+        pair = {
+            "value": agreement(final[i], final[j], options.shared_cosine),
+            "untrained": agreement(initial[i], initial[j], options.shared_cosine),
+            "covariance": _drawn_null("covariance", final[i], final[j], options, options.null_draws, key, i, j),
+            "isotropic": _drawn_null("isotropic", final[i], final[j], options, options.null_draws, key, i, j),
+        }
+        n_a, d_in = final[i].decoder.shape
+        pair["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, len(final[j].decoder), d_in)
+        for name, figures in pair.items():
+            for statistic in STATISTICS:
+                tables[statistic][name][i, j] = tables[statistic][name][j, i] = figures[statistic]
+    return tables
+
+
+def _drawn_null(
+    name: str, a: Dictionary, b: Dictionary, options: Stability, draws: int, key: str, i: int, j: int
+) -> dict[str, float]:
+    """The mean of every statistic over independent draws of the null for this pair of dictionaries."""
+    draw = covariance if name == "covariance" else isotropic
+    random = np.random.default_rng(derive_seed("null", name, key, i, j))
+    figures = [agreement(draw(a, random), draw(b, random), options.shared_cosine) for _ in range(draws)]
+    return {statistic: float(np.mean([figure[statistic] for figure in figures])) for statistic in STATISTICS}
+
+
+def _reports(tables: Tables, n: int) -> dict[str, StatisticReport]:
+    reports = {}
+    for statistic, table in tables.items():
+        value = leave_one_out(lambda members, t=table: _mean_over_pairs(t["value"], members), n)  # type: ignore[misc]
+        kappa = leave_one_out(lambda members, t=table: _kappa(t, members), n)  # type: ignore[misc]
+        assert value is not None
+        nulls = {name: _mean_over_pairs(table[name], range(n)) for name in NULLS}
+        reports[statistic] = StatisticReport(value, nulls, kappa)
+    return reports
+
+
+def _mean_over_pairs(matrix: Array, members: Sequence[int]) -> float:
+    return float(np.mean([matrix[i, j] for i, j in combinations(members, 2)]))
+
+
+def _kappa(table: dict[str, Array], members: Sequence[int]) -> float | None:
+    null = max(_mean_over_pairs(table[name], members) for name in NULLS)
+    if 1 - null < MIN_ROOM:
+        return None
+    return (_mean_over_pairs(table["value"], members) - null) / (1 - null)
+
+
+def _over_steps(seed_set: SeedSet, options: Stability, key: str) -> list[dict[str, float | str]]:
+    """Value and covariance null of every statistic at every snapshot before the decay, over the latents alive then."""
+    rows: list[dict[str, float | str]] = []
+    for step in seed_set.constant_steps:
+        taken = seed_set.at_constant_rate(step)
+        alive = [dictionary.select(dictionary.alive(options.alive_min_count)) for dictionary in taken]
+        pairs = list(combinations(range(len(alive)), 2))
+        values = [agreement(alive[i], alive[j], options.shared_cosine) for i, j in pairs]
+        nulls = [_drawn_null("covariance", alive[i], alive[j], options, 2, f"{key}/{step}", i, j) for i, j in pairs]
+        for statistic in STATISTICS:
+            value = float(np.mean([figures[statistic] for figures in values]))
+            null = float(np.mean([figures[statistic] for figures in nulls]))
+            rows.append({"step": step, "statistic": statistic, "value": value, "null": null})
+    return rows
+
+
+def _change_over_last_doubling(rows: list[dict[str, float | str]]) -> float:
+    """The larger change, of the value or of its kappa, over the last doubling of steps at a constant learning rate.
+
+    The decay is left out, because it lowers the noise and not the distance still to go. Snapshots stand on a log
+    scale, so the figure at half of the steps is interpolated in the logarithm of the step.
+    """
+    steps = np.log2([max(float(row["step"]), 1) for row in rows])
+    values = np.array([float(row["value"]) for row in rows])
+    nulls = np.array([float(row["null"]) for row in rows])
+    kappas = (values - nulls) / np.maximum(1 - nulls, MIN_ROOM)
+    return max(float(abs(figures[-1] - np.interp(steps[-1] - 1, steps, figures))) for figures in (values, kappas))
+
+
+def _histogram(alive: list[Dictionary], options: Stability, key: str) -> list[dict[str, float | str]]:
+    rows: list[dict[str, float | str]] = []
+    pairs = list(combinations(range(len(alive)), 2))
+    random = np.random.default_rng(derive_seed("histogram", key))
+    drawn = [
+        (covariance(alive[i], random), covariance(alive[j], random))
+        for i, j in pairs
+        for _ in range(options.null_draws)
+    ]
+    for series, couples in (("SAEs", [(alive[i], alive[j]) for i, j in pairs]), ("covariance null", drawn)):
+        matches = np.concatenate([np.concatenate(best_matches(cosines(a.decoder, b.decoder))) for a, b in couples])
+        share, edges = np.histogram(np.clip(matches, 0, 1), bins=HISTOGRAM_BINS)
+        for count, edge in zip(share, edges, strict=False):
+            rows.append({"series": series, "cosine": float(edge), "share": float(count / len(matches))})
+    return rows
+
+
+def _effective_dimension(decoder: Array) -> float:
+    """Participation ratio (tr S)^2 / tr S^2 of the covariance of decoder rows."""
+    centred = decoder - decoder.mean(axis=0)
+    spectrum = np.linalg.svd(centred, compute_uv=False) ** 2
+    return float(spectrum.sum() ** 2 / np.sum(spectrum**2)) if spectrum.sum() > 0 else 0.0
+
+
+def _mean_over_seeds(figures: list[float]) -> Estimate:
+    estimate = leave_one_out(lambda members: float(np.mean([figures[i] for i in members])), len(figures))
+    assert estimate is not None
+    return estimate

@@ -1,0 +1,86 @@
+"""The tracked summary of a (subject, variant): headline figures for a reader, records for claims, rows for plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reseed.params import Stability, Variant
+from reseed.stability.arms import ArmReport, StatisticReport
+from reseed.stability.jackknife import Estimate
+from reseed.stability.statistics import STATISTICS
+
+
+def summary(
+    name: str,
+    variant: Variant,
+    arms: dict[str, ArmReport],
+    activation_dimensions: dict[str, float],
+    options: Stability,
+    seeds: int,
+) -> dict[str, Any]:
+    """The content of stability.json: nested figures by arm, and `records`, a list that `dvc metrics show` leaves out.
+
+    A record holds, for one (arm, statistic, latents), value and kappa with every seed left out in turn, so that a
+    claim over several variants can be judged with its seeds left out together.
+    """
+    return {
+        "architecture": variant.architecture,
+        "d_sae": variant.d_sae,
+        "k": variant.k,
+        "seeds": seeds,
+        "alive_min_count": options.alive_min_count,
+        **{arm: _arm(report, activation_dimensions[arm], options.confidence) for arm, report in arms.items()},
+        "records": [
+            {"variant": name, "arm": arm, "statistic": statistic, "latents": latents}
+            | {"converged": int(report.certificates[statistic].converged)}
+            | _record(figures[statistic], options.confidence)
+            for arm, report in arms.items()
+            for latents, figures in (("alive", report.alive), ("all", report.all_latents))
+            for statistic in STATISTICS
+        ],
+    }
+
+
+def _arm(report: ArmReport, activation_dimension: float, confidence: float) -> dict[str, Any]:
+    return {
+        "alive_fraction": report.alive_fraction.value,
+        "cosine_to_init": report.cosine_to_init.value,
+        "steps": report.max_steps,
+        "seeds_converged": report.certificates[STATISTICS[0]].seeds_converged,
+        "decoder_dimension": report.decoder_dimension.value,
+        "activation_dimension": activation_dimension,
+        "explained_variance": _with_interval(report.held_out["explained_variance"], confidence),
+        "mse": report.held_out["mse"].value,
+        "l0": report.held_out["l0"].value,
+        **{statistic: _statistic(report, statistic, confidence) for statistic in STATISTICS},
+    }
+
+
+def _statistic(report: ArmReport, name: str, confidence: float) -> dict[str, Any]:
+    figures, certificate = report.alive[name], report.certificates[name]
+    shown: dict[str, Any] = _with_interval(figures.value, confidence)
+    shown |= {"null": figures.nulls[figures.strictest], "converged": int(certificate.converged)}
+    shown["plateau_change"] = certificate.change
+    if figures.kappa is not None:
+        low, high = figures.kappa.interval(confidence)
+        shown |= {"kappa": figures.kappa.value, "kappa_low": low, "kappa_high": high}
+    return shown
+
+
+def _record(report: StatisticReport, confidence: float) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "nulls": report.nulls,
+        "strictest_null": report.strictest,
+        "value": report.value.value,
+        "value_deleted": report.value.deleted,
+    }
+    if report.kappa is not None:
+        low, high = report.kappa.interval(confidence)
+        record |= {"kappa": report.kappa.value, "kappa_low": low, "kappa_high": high}
+        record["kappa_deleted"] = report.kappa.deleted
+    return record
+
+
+def _with_interval(estimate: Estimate, confidence: float) -> dict[str, Any]:
+    low, high = estimate.interval(confidence)
+    return {"value": estimate.value, "low": low, "high": high}
