@@ -1,0 +1,79 @@
+"""The `reseed` command: what a reader of the project looks at. The work itself is done by DVC's stages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from reseed import ReseedError
+from reseed.reports import history, plots, readme
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def reseed() -> None:
+    """Do the features survive a reseed? `make repro` runs the pipeline; these commands report on it."""
+
+
+@app.command()
+def log(commits: Annotated[int, typer.Option(help="how many commits to go back")] = 20) -> None:
+    """Print the experiment log: states with their headline metrics, and the last run of every stage."""
+    console = Console()
+    results = Table(title="Results: the workspace, DVC experiments, commits", title_justify="left")
+    for column in ("revision", "date", "what", "kappa of pw_mcc, trained arm", "claims"):
+        results.add_column(column, overflow="fold")
+    for state in history.states(limit=commits):
+        results.add_row(
+            state.revision[:7],
+            state.date,
+            state.name,
+            "\n".join(f"{name} {kappa:.3f}" for name, kappa in state.kappas.items()),
+            "\n".join(f"{name}: {verdict}" for name, verdict in state.verdicts.items()),
+        )
+    console.print(results)
+    stages = Table(title="Stages: the last run of each", title_justify="left")
+    for column in ("started (UTC)", "command", "revision", "took", "device", "artefacts (md5 in dvc.lock)"):
+        stages.add_column(column, overflow="fold")
+    for run in history.stage_runs():
+        stages.add_row(
+            run.started.removesuffix("+00:00").replace("T", " "),
+            run.command.removeprefix("python "),
+            run.revision[:7] + (f" +{run.uncommitted_code} changed files" if run.uncommitted_code else ""),
+            f"{run.duration_s:.1f} s",
+            run.device,
+            "\n".join(f"{path} {md5[:8]}" for path, md5 in run.artefacts.items()),
+        )
+    console.print(stages)
+
+
+@app.command()
+def table() -> None:
+    """Write the result tables of the README from the metrics."""
+    print("README.md: result tables written" if readme.update() else "README.md: result tables are up to date")
+
+
+@app.command(name="plots")
+def draw(
+    revisions: Annotated[list[str] | None, typer.Argument(help="git revisions to draw together")] = None,
+    out: Annotated[Path, typer.Option(help="folder for the pictures")] = Path("dvc_plots"),
+) -> None:
+    """Draw every DVC plot as SVG and PNG, without network."""
+    for path in plots.render(out, tuple(revisions or ())):
+        print(path)
+
+
+def main() -> None:
+    """Run the command; bad input is one sentence and exit code 1."""
+    try:
+        app()
+    except ReseedError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

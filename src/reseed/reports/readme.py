@@ -1,0 +1,86 @@
+"""The result tables of the README, made from the metrics and put between two marks; nothing there is typed by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reseed import ReseedError
+from reseed.artifacts import metrics_dir, read_json
+from reseed.claims.registry import Registry
+from reseed.params import RANDOM_MODEL, Study, load, load_study
+
+START, END = "<!-- results: written by `make table` from metrics/ -->", "<!-- end of results -->"
+
+
+def update(readme: Path = Path("README.md"), root: Path = Path()) -> bool:
+    """Write the tables of the default study into the README; returns whether that changed it.
+
+    Raises ReseedError if the README lacks one of the two marks.
+    """
+    text = readme.read_text()
+    if text.count(START) != 1 or text.count(END) != 1:
+        raise ReseedError(f"{readme}: found no pair of marks for the results, allowed: one {START!r} before {END!r}")
+    before, rest = text.split(START)
+    _, after = rest.split(END)
+    written = f"{before}{START}\n{results(root)}{END}{after}"
+    if written != text:
+        readme.write_text(written)
+    return written != text
+
+
+def results(root: Path = Path()) -> str:
+    """Markdown: one row a variant, then one row a claim."""
+    study = load_study(root / "study.yaml")
+    return f"{_variants(study, root)}\n{_claims(study, root)}"
+
+
+def _variants(study: Study, root: Path) -> str:
+    lines = [
+        "| variant | d_sae | explained variance | alive | pw_mcc (null) | κ trained | κ random weights "
+        "| CE loss score | probing top-1: SAE (random SAE, model) |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in study.pairs.values():
+        folder = root / metrics_dir(pair.subject, pair.variant)
+        stability, bench = read_json(folder / "stability.json"), read_json(folder / "saebench.json")
+        trained = stability["trained"]
+        agreement = trained["pw_mcc"]
+        probing = bench["sparse_probing"].get("top_1")
+        lines.append(
+            "| "
+            + " | ".join(
+                [
+                    f"`{pair.variant}`",
+                    str(stability["d_sae"]),
+                    f"{trained['explained_variance']['value']:.3f}",
+                    f"{trained['alive_fraction']:.1%}",
+                    f"{agreement['value']:.3f} ({agreement['null']:.3f})",
+                    _kappa(agreement),
+                    _kappa(stability[RANDOM_MODEL]["pw_mcc"]),
+                    _interval(bench["core"]["ce_loss_score"]),
+                    f"{_interval(probing)} ({probing['random_sae']:.3f}, {probing['model']:.3f})" if probing else "–",
+                ]
+            )
+            + " |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _claims(study: Study, root: Path) -> str:
+    lines = ["| claim | verdict | because |", "|---|---|---|"]
+    for name, claim in load(Registry, root / study.claims_file).claims.items():
+        verdict = read_json(root / "metrics" / "claims" / f"{name}.json")
+        lines.append(f"| {claim.statement} | **{verdict['verdict']}** | {'; '.join(verdict['reasons'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _kappa(figures: dict[str, Any]) -> str:
+    if "kappa" not in figures:
+        return "– (null too high)"
+    shown = f"{figures['kappa']:.3f} [{figures['kappa_low']:.3f}, {figures['kappa_high']:.3f}]"
+    return shown if figures["converged"] else f"{shown}, not converged"
+
+
+def _interval(figures: dict[str, float]) -> str:
+    return f"{figures['value']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"
