@@ -5,8 +5,7 @@ from typing import Any
 from reseed.activations.capture import capture
 from reseed.activations.store import read_activations
 from reseed.artifacts import activations_dir, lm_dir, probes_dir, tokens_dir, write_json, writing
-from reseed.benchmarks.controls import probe_scale
-from reseed.benchmarks.tasks import balanced_classes, baselines
+from reseed.benchmarks.tasks import balanced_classes, baselines, probe_scale
 from reseed.models.transformer import load_transformer
 from reseed.params import TRAINED, load_params, load_subject
 from reseed.stage import device, run_stage

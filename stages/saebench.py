@@ -16,10 +16,11 @@ from reseed.artifacts import (
     write_json,
     writing,
 )
-from reseed.benchmarks.controls import load_sae, probe_scale, random_sae, scaled
+from reseed.benchmarks.controls import load_sae, random_sae, scaled
 from reseed.benchmarks.core import run_core
 from reseed.benchmarks.probing import run_sparse_probing, write_task_activations
 from reseed.benchmarks.summary import core_summary, probing_summary
+from reseed.benchmarks.tasks import probe_scale
 from reseed.models.train import evaluate
 from reseed.models.transformer import load_transformer, weights_sha256
 from reseed.params import TRAINED, load_params, load_subject

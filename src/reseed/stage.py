@@ -38,6 +38,9 @@ def run_stage(body: Callable[..., Mapping[str, BaseModel | object]]) -> None:
         if len(arguments) != len(names):
             raise ReseedError(f"stages/{script}.py: found {len(arguments)} arguments, allowed: {' '.join(names)}")
         compute = load_params().compute
+        # before the first parallel region, whose threads inherit it: Adam's moments of a latent that never fires decay
+        # to denormal numbers, which take four times as long
+        torch.set_flush_denormal(True)
         torch.set_num_threads(compute.threads)
         _be_deterministic(compute)
         started = time.time()

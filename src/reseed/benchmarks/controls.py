@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from sae_bench.sae_bench_utils.general_utils import load_and_format_sae
 from sae_lens import SAE
 from torch import Tensor
@@ -62,17 +61,3 @@ def _with_weights(like: SAE[Any], weights: dict[str, Tensor]) -> SAE[Any]:
     sae = type(like)(like.cfg)
     sae.load_state_dict({name: weight.clone() for name, weight in weights.items()})
     return sae.requires_grad_(False)
-
-
-def probe_scale(train: Tensor) -> float:
-    """The factor that brings activations to a mean square norm of d_in about their mean.
-
-    SAEBench's probes are L2-regularised at C = 1 without any scaling, so that a model of small activations would be
-    penalised for its units.
-    """
-    return float((train.shape[1] / (train - train.mean(0)).square().sum(1).mean()).sqrt())
-
-
-def quiet_grad() -> torch.autograd.grad_mode.set_grad_enabled:
-    """A context that restores the global gradient mode, which SAEBench's evals switch on and leave on."""
-    return torch.autograd.grad_mode.set_grad_enabled(torch.is_grad_enabled())

@@ -17,8 +17,7 @@ from sae_lens.training.activations_store import ActivationsStore
 from transformer_lens import HookedTransformer
 
 from reseed import ReseedError
-from reseed.benchmarks.controls import quiet_grad
-from reseed.benchmarks.results import write_result
+from reseed.benchmarks.results import quiet_grad, write_result
 from reseed.text.tokens import Tokens
 
 LOSS_TOLERANCE = 1e-4

@@ -25,8 +25,7 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from reseed import ReseedError
-from reseed.benchmarks.controls import quiet_grad
-from reseed.benchmarks.results import write_result
+from reseed.benchmarks.results import quiet_grad, write_result
 from reseed.benchmarks.tasks import Classes, gather
 from reseed.params import SaeBench
 

@@ -1,10 +1,12 @@
-"""SAEBench's standard result files, made to repeat: written anew, checked, and without times and random ids."""
+"""What SAEBench leaves behind, made to repeat: result files without times and random ids, and no global state."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from reseed import ReseedError
 
@@ -25,3 +27,8 @@ def write_result(path: Path, write: Callable[[str], object], identity: str) -> N
     result = json.loads(path.read_text())
     result |= {"eval_id": identity, "datetime_epoch_millis": 0, "sae_bench_commit_hash": "sae-bench 0.6.0"}
     path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+
+
+def quiet_grad() -> torch.autograd.grad_mode.set_grad_enabled:
+    """A context that restores the global gradient mode, which SAEBench's evals switch on and leave on."""
+    return torch.autograd.grad_mode.set_grad_enabled(torch.is_grad_enabled())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from reseed import ReseedError
 from reseed.artifacts import derive_seed, generator
-from reseed.benchmarks.controls import quiet_grad
+from reseed.benchmarks.results import quiet_grad
 from reseed.params import SaeBench
 from reseed.stage import progress
 
@@ -82,6 +82,15 @@ def baselines(
 def gather(activations: Tensor, classes: Classes) -> dict[str, Tensor]:
     """class -> activations [rows of the class, d]."""
     return {name: activations[rows] for name, rows in classes.items()}
+
+
+def probe_scale(train: Tensor) -> float:
+    """The factor that brings activations to a mean square norm of d_in about their mean.
+
+    SAEBench's probes are L2-regularised at C = 1 without any scaling, so that a model of small activations would be
+    penalised for its units.
+    """
+    return float((train.shape[1] / (train - train.mean(0)).square().sum(1).mean()).sqrt())
 
 
 def _accuracy(train: dict[str, Tensor], test: dict[str, Tensor], k: int | None) -> float:

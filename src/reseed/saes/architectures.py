@@ -50,8 +50,8 @@ class Stack:
         return type(self)(*(tensor.detach()[members].clone() for tensor in self.tensors()))
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """(x - b_dec) W_enc + b_enc: [S, rows, d_sae]; b_dec is folded into the bias, which spares a dense gradient."""
-        return torch.baddbmm(self.b_enc - self.b_dec @ self.W_enc, x, self.W_enc)
+        """(x - b_dec) W_enc + b_enc: [S, rows, d_sae]."""
+        return torch.baddbmm(self.b_enc, x - self.b_dec, self.W_enc)
 
     def decode(self, acts: Tensor) -> Tensor:
         """acts W_dec + b_dec: [S, rows, d_in]."""
@@ -96,22 +96,27 @@ def infer(variant: Variant, stack: Stack, threshold: Tensor | None, x: Tensor) -
     return pre.relu() * (pre > threshold.view(-1, 1, 1))
 
 
-def aux_loss(pre: Tensor, residual: Tensor, dead: Tensor, W_dec: Tensor, aux_k: int) -> Tensor:
-    """AuxK of Gao et al. 2024: per member [S], how badly the dead latents reconstruct what the live ones left over.
+def aux_gradients(
+    pre: Tensor, residual: Tensor, dead: Tensor, W_dec: Tensor, aux_k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """AuxK of Gao et al. 2024: how badly the dead latents reconstruct what the live ones left over, as gradients.
 
-    pre [S, rows, d_sae]; residual [S, rows, d_in], detached; dead [S, d_sae]. The aux_k largest dead latents of each
-    row reconstruct the residual; the error is divided by the residual's power; 0 for a member without dead latents.
+    pre [S, rows, d_sae]; residual [S, rows, d_in]; dead [S, d_sae], at least one true. The aux_k largest dead latents
+    of each row reconstruct the residual; the loss of a member is the error over the residual's power. Returns the
+    columns [S, n] of latents, n the most dead latents of a member, and the gradients of the loss by their
+    pre-activations [S, rows, n] and by their decoder rows [S, n, d_in]; zero for columns of live latents.
     """
     count = dead.sum(1)
     most = int(count.max().item())
     # only the columns of dead latents are touched: they are few, and the dense product would double a step's cost
     column = dead.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, :most]
-    is_dead = dead.gather(1, column)
-    pre = pre.gather(2, column.unsqueeze(1).expand(-1, pre.shape[1], -1))
-    acts = _keep_largest(torch.where(is_dead.unsqueeze(1), pre, -math.inf), min(aux_k, most))
+    is_dead = dead.gather(1, column).unsqueeze(1)
+    chosen = pre.gather(2, column.unsqueeze(1).expand(-1, pre.shape[1], -1))
+    acts = _keep_largest(torch.where(is_dead, chosen, -math.inf), min(aux_k, most))
     W_dead = W_dec.gather(1, column.unsqueeze(2).expand(-1, -1, W_dec.shape[2]))
-    error = (acts @ W_dead - residual).square().sum(-1).mean(-1) / residual.square().sum(-1).mean(-1)
-    return torch.where(count > 0, error, torch.zeros_like(error))
+    power = residual.square().sum((1, 2), keepdim=True)
+    g_out = (acts @ W_dead - residual) * (2 / power)
+    return column, (g_out @ W_dead.transpose(1, 2)) * acts.sign(), acts.transpose(1, 2) @ g_out
 
 
 def _keep_largest(pre: Tensor, k: int) -> Tensor:

@@ -1,0 +1,100 @@
+"""Small real things that many tests share: a subject of a few numbers, activations with a planted dictionary."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from reseed.activations.store import Activations, Provenance, read_activations, write_activations
+from reseed.params import Convergence, Model, ModelTraining, ModularAddition, SaeTraining
+from reseed.subjects.modular import write_raw
+from reseed.text.integers import tokenize_addition
+from reseed.text.tokens import Tokens
+
+ROOT = Path(__file__).parents[1]
+P = 13
+
+
+@pytest.fixture(autouse=True)
+def _deterministic() -> Iterator[None]:
+    """As in a stage: two threads, deterministic algorithms, and no gradient mode left over from SAEBench."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    torch.set_num_threads(2)
+    torch.use_deterministic_algorithms(True)
+    with torch.autograd.grad_mode.set_grad_enabled(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def data() -> ModularAddition:
+    return ModularAddition(generator="modular_addition", p=P, train_fraction=0.7, validation_fraction=0.15, seed=0)
+
+
+@pytest.fixture(scope="session")
+def raw(data: ModularAddition, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("modular") / "raw"
+    write_raw(data, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tokens(raw: Path) -> Tokens:
+    return tokenize_addition(raw, P)
+
+
+@pytest.fixture(scope="session")
+def model() -> Model:
+    training = ModelTraining(
+        seed=0, batch_size=64, lr=1e-3, weight_decay=1.0, betas=(0.9, 0.98), warm_up_steps=10, max_steps=200,
+        check_every=50, stop_loss=1e-9, min_accuracy=0.001,
+    )  # fmt: skip
+    return Model(n_layers=1, d_model=16, n_heads=2, d_mlp=32, act_fn="relu", normalization_type="LN", training=training)
+
+
+@pytest.fixture
+def sae_training() -> SaeTraining:
+    return SaeTraining(
+        batch_size=128, lr=0.01, warm_up_steps=20, max_steps=3000, decay_fraction=0.25, check_every=50, min_steps=400,
+        aux_k=8, aux_coefficient=1 / 32, dead_after_steps=50,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def tolerance() -> Convergence:
+    return Convergence(loss_tolerance=0.05, cosine_tolerance=0.03, max_cosine_to_init=0.9)
+
+
+def planted_rows(rows: int, features: torch.Tensor, k: int, seed: int) -> torch.Tensor:
+    """Rows [rows, d_in] that are sums of k of the unit features [n, d_in], each with a weight in [0.5, 1.5]."""
+    random = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(rows, len(features), generator=random).topk(k, dim=1).indices
+    weights = torch.zeros(rows, len(features)).scatter(1, chosen, 0.5 + torch.rand(rows, k, generator=random))
+    return weights @ features + 0.3
+
+
+def unit(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed)), dim=1)
+
+
+def provenance(arm: str = "trained", generator: str = "forward pass of the trained model") -> Provenance:
+    return Provenance("modular", arm, "blocks.0.hook_resid_post", ("equals",), generator, "m" * 64, "t" * 64)
+
+
+@pytest.fixture(scope="session")
+def features() -> torch.Tensor:
+    """The planted dictionary: 24 unit features in 16 dimensions."""
+    return unit(24, 16, seed=7)
+
+
+@pytest.fixture(scope="session")
+def activations(features: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Activations:
+    path = tmp_path_factory.mktemp("planted") / "trained"
+    sizes = {"train": 4096, "validation": 512, "test": 512}
+    splits = {split: planted_rows(n, features, k=2, seed=i) for i, (split, n) in enumerate(sizes.items())}
+    write_activations(splits, provenance(), "float32", path)
+    return read_activations(path)
