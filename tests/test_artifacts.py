@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import math
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -93,13 +95,30 @@ def test_a_full_disk_is_one_sentence(number: int, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_real_full_device_is_told_through_safetensors_too(tmp_path: Path) -> None:
-    (tmp_path / "out.partial").symlink_to("/dev/full")
-    target = tmp_path / "full"
-    target.symlink_to("/dev/full")
+def test_a_device_that_is_really_full_is_told_the_same_way(tmp_path: Path) -> None:
     with pytest.raises(ReseedError, match="the disk is full"), writing(tmp_path / "out") as partial:
         partial.symlink_to("/dev/full")
         partial.write_bytes(b"x" * 100_000)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_small_disk_fills_up_while_tensors_are_written(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine does not let root mount a tmpfs")
+    try:
+        with (
+            pytest.raises(ReseedError, match="out: the disk is full; nothing was written"),
+            writing(disk / "out") as part,
+        ):
+            part.mkdir()
+            write_tensors(part / "x.safetensors", {"x": torch.ones(1_000_000)})
+        assert list(disk.iterdir()) == []
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_truncated_or_edited_file_is_refused_by_its_hash(tmp_path: Path) -> None:

@@ -4,11 +4,15 @@ import re
 import sys
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 
 # The packages whose versions can change a number.
 NUMERIC_PACKAGES = (
     "numpy", "safetensors", "sae-bench", "sae-lens", "scikit-learn", "scipy", "torch", "transformer-lens",
 )  # fmt: skip
+
+
+INTERRUPTED = "interrupted: nothing half-made was left, `dvc repro` continues from here"
 
 
 class ReseedError(Exception):
@@ -34,6 +38,17 @@ def check_interpreter(lock: Path) -> None:
                 "use `make repro`, or first `source .venv/bin/activate`"
             )
 
+
+def _stop_in_one_sentence(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What a stage says to Ctrl-C, also while it still imports; any other exception keeps its traceback."""
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"\n{INTERRUPTED}", file=sys.stderr)
+    else:
+        sys.__excepthook__(kind, error, trace)
+
+
+if Path(sys.argv[0]).parent.name == "stages":
+    sys.excepthook = _stop_in_one_sentence
 
 # Here and not in a stage, because with a foreign interpreter the first import of torch would already fail.
 _lock = Path(__file__).parents[2] / "requirements.lock"

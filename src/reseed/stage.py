@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from reseed import NUMERIC_PACKAGES, ReseedError, installed_version
+from reseed import INTERRUPTED, NUMERIC_PACKAGES, ReseedError, installed_version
 from reseed.artifacts import write_json
 from reseed.params import Compute, load_params
 
@@ -51,7 +51,7 @@ def run_stage(body: Callable[..., Mapping[str, BaseModel | object]]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\ninterrupted: nothing half-made was left, `dvc repro` continues from here", file=sys.stderr)
+        print(f"\n{INTERRUPTED}", file=sys.stderr)
         sys.exit(130)
 
 
@@ -113,7 +113,7 @@ def _dump(value: Any) -> Any:
 def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _without_none(item) for name, item in value.items() if item is not None}
-    return value
+    return [_without_none(item) for item in value] if isinstance(value, list) else value
 
 
 def _git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""The written-out gradients against autograd, the selections against a plain sort, the initialisation against SAELens."""
+"""The written-out gradients against autograd, the selections against SAELens and a plain sort."""
 
 from __future__ import annotations
 

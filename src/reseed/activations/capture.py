@@ -34,7 +34,7 @@ def capture(
     """
     check_hook(transformer, hook_name)
     wanted = sorted(tokens.position(name) for name in positions)
-    transformer.to(device)
+    transformer.to(device, print_details=False)
     splits = {}
     total = sum(len(tokens.splits[split]) for split in SPLITS)
     with progress(total, f"capture {hook_name}", "sequence") as bar:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,8 +26,15 @@ def write_result(path: Path, write: Callable[[str], object], identity: str) -> N
     if not path.is_file():
         raise ReseedError(f"{path}: SAEBench wrote no result file for this SAE")
     result = json.loads(path.read_text())
+    if "eval_result_details" in result:
+        result["eval_result_details"] = _without_nan(result["eval_result_details"])
     result |= {"eval_id": identity, "datetime_epoch_millis": 0, "sae_bench_commit_hash": "sae-bench 0.6.0"}
-    path.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    path.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _without_nan(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without the latents that have a NaN, which is no JSON: SAEBench writes it for a latent that never fires."""
+    return [latent for latent in details if all(value == value for value in latent.values())]
 
 
 def quiet_grad() -> torch.autograd.grad_mode.set_grad_enabled:

@@ -34,7 +34,7 @@ def train_transformer(
     """
     inputs, targets = _inputs_and_targets(tokens, "train", device)
     order = generator("model", training.seed, "order")
-    transformer.to(device).train()
+    transformer.to(device, print_details=False).train()
     optimizer = torch.optim.AdamW(
         transformer.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=training.betas
     )
@@ -70,7 +70,7 @@ def train_transformer(
             f"the model did not generalise: validation accuracy {reached:.3f} after {training.max_steps} steps, "
             f"allowed: at least {training.min_accuracy} (model.training.max_steps, weight_decay)"
         )
-    transformer.to("cpu").eval()
+    transformer.to("cpu", print_details=False).eval()
     return curve
 
 

@@ -41,4 +41,4 @@ def specifications(revisions: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]
     answer = json.loads(done.stdout)
     if answer.get("errors"):
         raise ReseedError(f"{' '.join(command)}: {answer['errors'][0]}")
-    return {name: json.loads(plots[0]["content"]) for name, plots in answer["data"].items()}
+    return {name: plots[0]["content"] for name, plots in answer["data"].items()}

@@ -46,7 +46,6 @@ def _variants(study: Study, root: Path) -> str:
         stability, bench = read_json(folder / "stability.json"), read_json(folder / "saebench.json")
         trained = stability["trained"]
         agreement = trained["pw_mcc"]
-        probing = bench["sparse_probing"].get("top_1")
         lines.append(
             "| "
             + " | ".join(
@@ -59,7 +58,7 @@ def _variants(study: Study, root: Path) -> str:
                     _kappa(agreement),
                     _kappa(stability[RANDOM_MODEL]["pw_mcc"]),
                     _interval(bench["core"]["ce_loss_score"]),
-                    f"{_interval(probing)} ({probing['random_sae']:.3f}, {probing['model']:.3f})" if probing else "–",
+                    _probing(bench["sparse_probing"]),
                 ]
             )
             + " |"
@@ -77,9 +76,15 @@ def _claims(study: Study, root: Path) -> str:
 
 def _kappa(figures: dict[str, Any]) -> str:
     if "kappa" not in figures:
-        return "– (null too high)"
+        return "none: the null is too high"
     shown = f"{figures['kappa']:.3f} [{figures['kappa_low']:.3f}, {figures['kappa_high']:.3f}]"
     return shown if figures["converged"] else f"{shown}, not converged"
+
+
+def _probing(scores: dict[str, Any]) -> str:
+    if "top_1" not in scores:
+        return "no task counts"
+    return f"{_interval(scores['top_1'])} ({scores['top_1']['random_sae']:.3f}, {scores['top_1']['model']:.3f})"
 
 
 def _interval(figures: dict[str, float]) -> str:

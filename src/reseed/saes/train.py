@@ -200,8 +200,8 @@ def gradients_of(
     """The gradients of every member's loss on its rows x [S, rows, d_in], and which latents fired [S, d_sae].
 
     The loss is |residual|^2 / d_in, the mean over rows, plus aux_coefficient times AuxK over the latents that are
-    `idle` [S, d_sae] and do not fire now. The chain rule is written out, because autograd takes half as
-    long again at these shapes; where a latent is inactive its gradient is zero, as ReLU and the selection of the largest have it.
+    `idle` [S, d_sae] and do not fire now. The chain rule is written out, because autograd takes half as long again at
+    these shapes; where a latent is inactive its gradient is zero, as ReLU and the selection of the largest have it.
     """
     pre = stack.pre_activations(x)
     acts = activate(variant, pre)

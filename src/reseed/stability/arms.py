@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -14,7 +14,7 @@ from reseed.matching import Array, cosines
 from reseed.params import Stability
 from reseed.stability.dictionaries import Dictionary, SeedSet
 from reseed.stability.jackknife import Estimate, leave_one_out
-from reseed.stability.nulls import NULLS, covariance, isotropic, isotropic_mean_max_cos
+from reseed.stability.nulls import NULLS, CovarianceNull, isotropic, isotropic_mean_max_cos
 from reseed.stability.statistics import STATISTICS, agreement, best_matches
 
 MIN_ROOM = 0.1
@@ -77,6 +77,7 @@ class ArmReport:
 
 
 Tables = dict[str, dict[str, Array]]
+Draw = Callable[[int, np.random.Generator], Dictionary]
 
 
 def analyse(seed_set: SeedSet, options: Stability, key: str) -> ArmReport:
@@ -124,28 +125,31 @@ def _tables(final: list[Dictionary], initial: list[Dictionary], options: Stabili
     """statistic -> {"value" or a null -> symmetric matrix [seeds, seeds]}; the diagonal is unused."""
     n = len(final)
     tables: Tables = {s: {name: np.zeros((n, n)) for name in ("value", *NULLS)} for s in STATISTICS}
+    gaussian = CovarianceNull.of(final)
     for i, j in combinations(range(n), 2):
+        (n_a, d_in), n_b = final[i].decoder.shape, len(final[j].decoder)
+        random = np.random.default_rng(derive_seed("null", key, i, j))
         pair = {
             "value": agreement(final[i], final[j], options.shared_cosine),
             "untrained": agreement(initial[i], initial[j], options.shared_cosine),
-            "covariance": _drawn_null("covariance", final[i], final[j], options, options.null_draws, key, i, j),
-            "isotropic": _drawn_null("isotropic", final[i], final[j], options, options.null_draws, key, i, j),
-        }
-        n_a, d_in = final[i].decoder.shape
-        pair["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, len(final[j].decoder), d_in)
+            "covariance": _mean_agreement(gaussian.draw, n_a, n_b, options, options.null_draws, random),
+            "isotropic": _mean_agreement(
+                lambda size, random, d_in=d_in: isotropic(size, d_in, random),  # type: ignore[misc]
+                n_a, n_b, options, options.null_draws, random,
+            ),
+        }  # fmt: skip
+        pair["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, n_b, d_in)
         for name, figures in pair.items():
             for statistic in STATISTICS:
                 tables[statistic][name][i, j] = tables[statistic][name][j, i] = figures[statistic]
     return tables
 
 
-def _drawn_null(
-    name: str, a: Dictionary, b: Dictionary, options: Stability, draws: int, key: str, i: int, j: int
+def _mean_agreement(
+    draw: Draw, n_a: int, n_b: int, options: Stability, draws: int, random: np.random.Generator
 ) -> dict[str, float]:
-    """The mean of every statistic over independent draws of the null for this pair of dictionaries."""
-    draw = covariance if name == "covariance" else isotropic
-    random = np.random.default_rng(derive_seed("null", name, key, i, j))
-    figures = [agreement(draw(a, random), draw(b, random), options.shared_cosine) for _ in range(draws)]
+    """The mean of every statistic over independent draws of a null of these numbers of latents."""
+    figures = [agreement(draw(n_a, random), draw(n_b, random), options.shared_cosine) for _ in range(draws)]
     return {statistic: float(np.mean([figure[statistic] for figure in figures])) for statistic in STATISTICS}
 
 
@@ -179,7 +183,10 @@ def _over_steps(seed_set: SeedSet, options: Stability, key: str) -> list[dict[st
         alive = [dictionary.select(dictionary.alive(options.alive_min_count)) for dictionary in taken]
         pairs = list(combinations(range(len(alive)), 2))
         values = [agreement(alive[i], alive[j], options.shared_cosine) for i, j in pairs]
-        nulls = [_drawn_null("covariance", alive[i], alive[j], options, 2, f"{key}/{step}", i, j) for i, j in pairs]
+        gaussian = CovarianceNull.of(alive)
+        random = np.random.default_rng(derive_seed("null", key, step))
+        sizes = [(len(alive[i].decoder), len(alive[j].decoder)) for i, j in pairs]
+        nulls = [_mean_agreement(gaussian.draw, *size, options, 2, random) for size in sizes]
         for statistic in STATISTICS:
             value = float(np.mean([figures[statistic] for figures in values]))
             null = float(np.mean([figures[statistic] for figures in nulls]))
@@ -204,8 +211,9 @@ def _histogram(alive: list[Dictionary], options: Stability, key: str) -> list[di
     rows: list[dict[str, float | str]] = []
     pairs = list(combinations(range(len(alive)), 2))
     random = np.random.default_rng(derive_seed("histogram", key))
+    gaussian = CovarianceNull.of(alive)
     drawn = [
-        (covariance(alive[i], random), covariance(alive[j], random))
+        (gaussian.draw(len(alive[i].decoder), random), gaussian.draw(len(alive[j].decoder), random))
         for i, j in pairs
         for _ in range(options.null_draws)
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy.integrate import quad
 from scipy.special import betainc
@@ -10,6 +12,7 @@ from reseed.matching import Array, unit_rows
 from reseed.stability.dictionaries import Dictionary
 
 NULLS = ("isotropic", "covariance", "untrained")
+STRETCH_DRAWS, STRETCH_STEPS = 2000, 10
 
 
 def isotropic_mean_max_cos(n_a: int, n_b: int, d_in: int) -> float:
@@ -25,21 +28,61 @@ def isotropic_mean_max_cos(n_a: int, n_b: int, d_in: int) -> float:
     return (expected_maximum(n_b) + expected_maximum(n_a)) / 2
 
 
-def isotropic(like: Dictionary, random: np.random.Generator) -> Dictionary:
-    """Uniform unit decoder rows, as many as `like` has, with the encoder equal to the decoder (a tied random SAE)."""
-    rows = unit_rows(random.standard_normal(like.decoder.shape))
-    return Dictionary(rows, rows, like.firing_counts)
+def isotropic(n: int, d_in: int, random: np.random.Generator) -> Dictionary:
+    """n uniform unit decoder rows, with the encoder equal to the decoder (a tied random SAE)."""
+    rows = unit_rows(random.standard_normal((n, d_in)))
+    return Dictionary(rows, rows, np.zeros(n, dtype=np.int64))
 
 
-def covariance(like: Dictionary, random: np.random.Generator) -> Dictionary:
-    """Gaussian rows with the mean and covariance that the joint (decoder, encoder) rows of `like` have, made unit.
+@dataclass(frozen=True)
+class CovarianceNull:
+    """Gaussian dictionaries whose rows, once unit, have the mean and covariance of the rows of all seeds together.
 
     This is the null for anisotropy: dictionaries that live in the same few dimensions agree by chance, and the
-    isotropic floor does not know it. Drawing decoder and encoder jointly keeps their alignment.
+    isotropic floor does not know it. Decoder and encoder rows are drawn jointly, which keeps their alignment.
+    Two things would make it too mild, and independent dictionaries seem to agree: a Gaussian of the same covariance,
+    because making its rows unit flattens the spectrum again (hence `stretched`), and each seed's own covariance,
+    whose sampling error the seeds do not share (hence all seeds together).
     """
-    joint = np.hstack([like.decoder, like.encoder])
-    mean = joint.mean(axis=0)
-    mixing = random.standard_normal((len(joint), len(joint))) / np.sqrt(len(joint))
-    drawn: Array = mixing @ (joint - mean) + mean
-    d_in = like.decoder.shape[1]
-    return Dictionary(unit_rows(drawn[:, :d_in]), unit_rows(drawn[:, d_in:]), like.firing_counts)
+
+    root: Array
+    """[r, 2 d_in]: its Gram matrix is the joint covariance of (decoder, encoder) rows before they are made unit."""
+    mean: Array
+
+    @classmethod
+    def of(cls, seeds: list[Dictionary]) -> CovarianceNull:
+        decoder, decoder_mean = stretched(np.vstack([seed.decoder for seed in seeds]))
+        encoder, encoder_mean = stretched(np.vstack([seed.encoder for seed in seeds]))
+        root = np.linalg.qr(np.hstack([decoder, encoder]), mode="r") / np.sqrt(len(decoder))
+        return cls(root, np.concatenate([decoder_mean, encoder_mean]))
+
+    def draw(self, n: int, random: np.random.Generator) -> Dictionary:
+        """A dictionary of n latents."""
+        decoder, encoder = np.hsplit(random.standard_normal((n, len(self.root))) @ self.root + self.mean, 2)
+        return Dictionary(unit_rows(decoder), unit_rows(encoder), np.zeros(n, dtype=np.int64))
+
+
+def stretched(rows: Array) -> tuple[Array, Array]:
+    """Centred rows [n, d] and a mean [d] whose Gaussian has, made unit, mean and covariance of the unit rows [n, d].
+
+    The fixed point of Tyler 1987 (Annals of Statistics 15, 234) for the shape of directional data, restricted to the
+    eigenvectors of the covariance so that it exists for n < d, with the length of the mean matched as well.
+    """
+    mean = rows.mean(axis=0)
+    U, singular, Vt = np.linalg.svd(rows - mean, full_matrices=False)
+    kept = singular > 1e-6 * max(singular[0], 1e-12)
+    U, singular, Vt = U[:, kept], singular[kept], Vt[kept]
+    variance = singular**2 / len(rows)
+    along = Vt @ mean
+    across = max(0.0, float(mean @ mean - along @ along))  # squared length of the mean outside the span of the rows
+    half = np.random.default_rng(0).standard_normal((STRETCH_DRAWS // 2, len(singular)))
+    g = np.vstack([half, -half])
+    stretch, pull = np.ones(len(singular)), 1.0
+    for _ in range(STRETCH_STEPS):
+        x = g * (np.sqrt(variance) * stretch) + pull * along
+        length = np.sqrt(np.sum(x**2, axis=1, keepdims=True) + pull**2 * across)
+        x /= length
+        stretch *= np.sqrt(variance / x.var(axis=0))
+        kept_mean = float(x.mean(axis=0) @ along) + pull * across * float(np.mean(1 / length))
+        pull *= float(mean @ mean) / kept_mean if mean @ mean > 1e-12 else 1.0
+    return (U * (singular * stretch)) @ Vt, pull * mean

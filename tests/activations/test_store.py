@@ -1,0 +1,81 @@
+"""Activation shards by the contract, with statistics that have a closed form and provenance that cannot be faked."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reseed import ReseedError
+from reseed.activations import store
+from reseed.activations.store import Activations, participation_ratio, read_activations, write_activations
+from tests.conftest import provenance
+
+
+def splits(train: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"train": train, "validation": train[:4], "test": train[4:8]}
+
+
+def test_the_index_says_what_made_the_rows_and_how_they_are_spread(tmp_path: Path) -> None:
+    # variances 4, 1, 1 about the mean 10: participation ratio (4+1+1)^2 / (16+1+1) = 2
+    train = 10 + torch.tensor([[2.0, 1, 1], [2, -1, -1], [-2, 1, -1], [-2, -1, 1]]).repeat(3, 1)
+    write_activations(splits(train), provenance(), "float32", tmp_path / "a")
+    index = read_activations(tmp_path / "a").index
+    assert index["mean"] == [10, 10, 10]
+    assert index["variance"] == pytest.approx(6)
+    assert index["effective_dimension"] == pytest.approx(2)
+    shares = torch.tensor([4 / 6, 1 / 6, 1 / 6])
+    assert index["effective_rank"] == pytest.approx(torch.exp(-(shares * shares.log()).sum()).item(), rel=1e-5)
+    assert index["mean_norm"] == pytest.approx(train.norm(dim=1).mean().item(), rel=1e-5)
+    assert {key: index[key] for key in ("subject", "arm", "hook_name", "dtype", "d_in")} == {
+        "subject": "modular", "arm": "trained", "hook_name": "blocks.0.hook_resid_post", "dtype": "float32", "d_in": 3,
+    }  # fmt: skip
+    assert index["generator"] == "forward pass of the trained model"
+    assert {split: entry["rows"] for split, entry in index["splits"].items()} == {
+        "train": 12, "validation": 4, "test": 4,
+    }  # fmt: skip
+
+
+def test_several_shards_read_back_as_one(
+    activations: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "ROWS_PER_SHARD", 1000)
+    write_activations(activations.splits, provenance(), "float32", tmp_path / "a")
+    again = read_activations(tmp_path / "a")
+    assert len(again.index["splits"]["train"]["shards"]) == 5
+    assert all(again.splits[split].equal(rows) for split, rows in activations.splits.items())
+
+
+def test_bfloat16_is_kept_and_an_overflow_of_float16_is_refused(tmp_path: Path) -> None:
+    train = torch.randn(16, 3, generator=torch.Generator().manual_seed(0)) * 1e5
+    write_activations(splits(train), provenance(), "bfloat16", tmp_path / "a")
+    assert read_activations(tmp_path / "a").splits["train"].dtype == torch.bfloat16
+    with pytest.raises(ReseedError, match=r"an activation of \S+ overflows float16; set capture.dtype to bfloat16"):
+        write_activations(splits(train), provenance(), "float16", tmp_path / "b")
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_non_finite_activations_are_refused(bad: float, tmp_path: Path) -> None:
+    train = torch.randn(16, 3)
+    train[3, 1] = bad
+    with pytest.raises(ReseedError, match="split 'train' holds NaN or infinite activations"):
+        write_activations(splits(train), provenance(), "float32", tmp_path / "a")
+
+
+def test_constant_activations_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ReseedError, match="the training activations are constant"):
+        write_activations(splits(torch.ones(16, 3)), provenance(), "float32", tmp_path / "a")
+
+
+def test_a_truncated_or_edited_shard_is_refused(activations: Activations, tmp_path: Path) -> None:
+    write_activations(activations.splits, provenance(), "float32", tmp_path / "a")
+    shard = tmp_path / "a" / "test-00000.safetensors"
+    whole = shard.read_bytes()
+    for wrong in (whole[:-100], whole[:-1] + bytes([whole[-1] ^ 1])):
+        shard.write_bytes(wrong)
+        with pytest.raises(ReseedError, match=r"test-00000\.safetensors: its sha256 is .* truncated or edited"):
+            read_activations(tmp_path / "a")
+
+
+def test_participation_ratio_closed_forms() -> None:
+    assert participation_ratio(torch.ones(7)) == pytest.approx(7)
+    assert participation_ratio(torch.tensor([3.0, 0, 0])) == pytest.approx(1)

@@ -1,0 +1,38 @@
+"""The SAEs that a benchmark compares with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reseed import ReseedError
+from reseed.activations.store import Activations
+from reseed.benchmarks.controls import load_sae, random_sae, scaled
+from reseed.params import Convergence, SaeTraining, Variant
+from reseed.saes.export import write_sae
+from reseed.saes.train import train_saes
+from tests.benchmarks.builders import HOOK
+
+
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_a_random_sae_is_the_initialisation_at_the_same_sparsity_and_a_scaled_one_is_the_same_sae(
+    architecture: str, activations: Activations, sae_training: SaeTraining, tolerance: Convergence, tmp_path: Path
+) -> None:
+    variant = Variant(architecture=architecture, d_sae=24, k=2)  # type: ignore[arg-type]
+    short = sae_training.model_copy(update={"max_steps": 200, "min_steps": 100})
+    trained = train_saes(variant, short, tolerance, (0, 1, 2), activations, torch.device("cpu"))[1]
+    write_sae(trained, variant, activations, "a" * 64, tmp_path / "seed_1")
+    sae = load_sae(tmp_path / "seed_1", HOOK, "m" * 64)
+    x = activations.splits["train"]
+    untrained = random_sae(sae, variant, 1, x)
+    torch.testing.assert_close(untrained.W_dec, trained.snapshots[0][0])
+    assert (untrained.encode(x) > 0).double().sum(1).mean().item() == pytest.approx(2, abs=0.05)
+    bigger = scaled(sae, 7.0)
+    torch.testing.assert_close(bigger.encode(7 * x), 7 * sae.encode(x), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(bigger(7 * x), 7 * sae(x), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ReseedError, match=r"the benchmark asks for blocks\.0\.hook_resid_pre of model mmmmmmmmmmmm"):
+        load_sae(tmp_path / "seed_1", "blocks.0.hook_resid_pre", "m" * 64)
+    with pytest.raises(ReseedError, match=r"the SAE reads .* of model mmmmmmmmmmmm, the benchmark asks for .* xxxx"):
+        load_sae(tmp_path / "seed_1", HOOK, "x" * 64)

@@ -1,0 +1,31 @@
+"""Seed sets whose agreement is known, without training."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from reseed.matching import Array, unit_rows
+from reseed.stability.dictionaries import Dictionary, SeedSet
+
+STEPS = (0, 100, 200, 400, 800)
+
+
+def dictionary(rows: Array, counts: list[int] | None = None) -> Dictionary:
+    fires = np.full(len(rows), 1000) if counts is None else np.array(counts)
+    return Dictionary(unit_rows(rows), unit_rows(rows), fires.astype(np.int64))
+
+
+def seed_set(finals: list[Dictionary], random: np.random.Generator, converged: bool = True) -> SeedSet:
+    """Seeds that start from random rows and stand at their final dictionary from step 100 on."""
+    snapshots = []
+    for final in finals:
+        start = dictionary(random.standard_normal(final.decoder.shape))
+        snapshots.append({step: final if step else start for step in STEPS})
+    metrics = [
+        {
+            "converged": int(converged), "steps": 800, "constant_steps": 800, "cosine_to_init": 0.2,
+            "explained_variance": 0.9, "mse": 1.0, "l0": 4.0,
+        }
+        for _ in finals
+    ]  # fmt: skip
+    return SeedSet(tuple(range(len(finals))), snapshots, metrics, {})

@@ -1,0 +1,88 @@
+"""The committed results are those of the committed code, parameters and claims, and the README shows them."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reseed.artifacts import read_json
+from reseed.claims.judge import judge
+from reseed.claims.registry import load_claim
+from reseed.params import load_params, load_study
+from reseed.reports import readme
+from tests.conftest import ROOT
+from tests.scratch import dvc
+
+CLAIMS = list(yaml.safe_load((ROOT / "claims.yaml").read_text())["claims"])
+
+
+def test_the_lock_belongs_to_the_code_the_parameters_and_the_metrics() -> None:
+    done = dvc(ROOT, "repro", "--dry", "--allow-missing")
+    assert done.stdout.strip().endswith("Data and pipelines are up to date."), done.stdout
+
+
+@pytest.mark.parametrize("name", CLAIMS)
+def test_every_verdict_follows_from_the_committed_evidence(name: str) -> None:
+    claim = load_claim(ROOT / "claims.yaml", name)
+    evidence = {path: read_json(ROOT / path) for path in claim.sources}
+    verdict = judge(claim, evidence, load_params(ROOT / "params.yaml").stability.confidence)
+    committed = read_json(ROOT / "metrics" / "claims" / f"{name}.json")
+    assert (verdict["verdict"], verdict["reasons"]) == (committed["verdict"], committed["reasons"])
+
+
+def test_no_metric_holds_a_missing_value_in_disguise() -> None:
+    def walk(value: Any, where: str) -> None:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                walk(item, f"{where}.{key}")
+        elif isinstance(value, list):
+            for i, item in enumerate(value):
+                walk(item, f"{where}[{i}]")
+        elif isinstance(value, float):
+            assert math.isfinite(value), where
+            assert value != -1, where
+            assert float(f"{value:.6g}") == value, where
+        else:
+            assert isinstance(value, str | int), where
+
+    files = sorted((ROOT / "metrics").rglob("*.json"))
+    assert len([path for path in files if "saebench" not in path.parts]) >= 14
+    for path in files:
+        if "saebench" not in path.parts:  # SAEBench's own files are as SAEBench writes them
+            walk(json.loads(path.read_text()), str(path))
+
+
+def test_every_result_has_its_run_facts() -> None:
+    stages = yaml.safe_load((ROOT / "dvc.lock").read_text())["stages"]
+    for name in stages:
+        facts = read_json(ROOT / "runs" / f"{name}.json")
+        assert facts["uncommitted_code"] == 0, name
+        assert len(facts["revision"]) == 40, name
+
+
+def test_the_model_behind_the_results_generalised_and_does_not_read_its_answer() -> None:
+    for subject in load_study(ROOT / "study.yaml").subjects:
+        model = read_json(ROOT / "metrics" / subject / "subject.json")["model"]
+        assert model["accuracy"]["validation"] >= 0.99
+        assert model["accuracy"]["test"] > 20 * model["chance_accuracy"]
+        assert model["label_sensitivity"] == 0
+        assert model["operand_sensitivity"] >= 0.9
+
+
+def test_the_readme_shows_the_committed_results() -> None:
+    assert f"{readme.START}\n{readme.results(ROOT)}{readme.END}" in (ROOT / "README.md").read_text()
+
+
+def test_metrics_and_plot_data_are_small() -> None:
+    for path in sorted((ROOT / "metrics").rglob("*")):
+        if path.is_file() and "saebench" not in path.relative_to(ROOT / "metrics").parts[:-1]:
+            assert path.stat().st_size < 300_000, path
+
+
+def test_the_same_stages_in_every_study() -> None:
+    default = (ROOT / "dvc.yaml").read_bytes()
+    for path in sorted(Path(ROOT / "studies").glob("*/dvc.yaml")):
+        assert path.read_bytes() == default, path
