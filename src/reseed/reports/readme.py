@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def _claims(study: Study, root: Path) -> str:
     lines = ["| claim | verdict | because |", "|---|---|---|"]
     for name, claim in load(Registry, root / study.claims_file).claims.items():
         verdict = read_json(root / "metrics" / "claims" / f"{name}.json")
-        lines.append(f"| {claim.statement} | **{verdict['verdict']}** | {'; '.join(verdict['reasons'])} |")
+        reasons = re.sub(r"metrics/(\S+)/stability\.json", r"\1", "; ".join(verdict["reasons"]))
+        lines.append(f"| {claim.statement} | **{verdict['verdict']}** | {reasons} |")
     return "\n".join(lines) + "\n"
 
 
