@@ -32,7 +32,7 @@ def capture(subject: str, arm: str) -> dict[str, Any]:
         hook_name=config.capture.hook_name,
         positions=config.capture.positions,
         generator=made_by,
-        model_sha256=weights_sha256(lm_dir(subject)),
+        model_sha256=weights_sha256(transformer),
         tokens_sha256=sha256(tokens_dir(subject) / "index.json"),
     )
     with writing(activations_dir(subject, arm)) as path:

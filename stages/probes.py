@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reseed.activations.capture import capture
+from reseed.activations.capture import capture, check_capture
 from reseed.activations.store import read_activations
 from reseed.artifacts import activations_dir, lm_dir, probes_dir, tokens_dir, write_json, writing
 from reseed.benchmarks.tasks import balanced_classes, baselines, probe_scale
@@ -16,6 +16,7 @@ from reseed.text.tokens import read_tokens
 def probes(subject: str) -> dict[str, Any]:
     params, config = load_params(), load_subject(subject)
     tokens = read_tokens(tokens_dir(subject))
+    check_capture(config.capture, tokens)
     activations = read_activations(activations_dir(subject, TRAINED))
     operands = {
         split: rows[:, [tokens.position("a"), tokens.position("b")]].long() for split, rows in tokens.splits.items()

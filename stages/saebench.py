@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from reseed.activations.capture import check_capture
 from reseed.activations.store import read_activations
 from reseed.artifacts import (
     activations_dir,
@@ -35,6 +36,8 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
     activations = read_activations(activations_dir(subject, TRAINED))
     train = activations.splits["train"].float()
     transformer = load_transformer(config.model, lm_dir(subject), subject)
+    model_sha256 = weights_sha256(transformer)
+    check_capture(config.capture, tokens)
     loss = evaluate(transformer, tokens, "test").loss
     tasks = read_json(probes_dir(subject) / "tasks.json")
     records = read_json(probes_dir(subject) / "baselines.json")["records"]
@@ -49,7 +52,7 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
         with progress(2 * len(seeds), f"saebench {variant}", "SAE") as bar:
             for seed in seeds:
                 folder = sae_dir(subject, variant) / f"seed_{seed}"
-                sae = load_sae(folder, config.capture.hook_name, weights_sha256(lm_dir(subject)))
+                sae = load_sae(folder, config.capture.hook_name, TRAINED, model_sha256)
                 for kind, one in (("trained", sae), ("random", random_sae(sae, chosen, seed, train))):
                     name = f"{subject}_{variant}_{kind}_seed_{seed}"
                     core[kind].append(

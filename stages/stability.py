@@ -14,11 +14,12 @@ from reseed.stage import progress, run_stage
 
 def stability(subject: str, variant: str, control: str) -> dict[str, Any]:
     params = load_params()
+    chosen = params.variant(variant)
     arms, dimensions, curves = {}, {}, []
     with progress(2, f"stability {variant}", "arm") as bar:
         for arm in (TRAINED, control):
             path = sae_dir(subject, variant, arm)
-            seed_set = read_seed_set(path, params.train.seeds)
+            seed_set = read_seed_set(path, chosen, arm, params.train.seeds)
             arms[arm] = analyse(seed_set, params.stability, f"{subject}/{variant}/{arm}")
             dimensions[arm] = read_json(activations_dir(subject, arm) / "index.json")["effective_dimension"]
             for seed in params.train.seeds:
@@ -27,7 +28,6 @@ def stability(subject: str, variant: str, control: str) -> dict[str, Any]:
                     curves.append({"arm": arm, "seed": seed, "step": step, "unexplained_variance": value})
             bar.update()
     out = metrics_dir(subject, variant)
-    chosen = params.variant(variant)
     write_json(
         out / "stability.json", summary(variant, chosen, arms, dimensions, params.stability, len(params.train.seeds))
     )

@@ -66,7 +66,7 @@ def sae_training() -> SaeTraining:
 
 @pytest.fixture
 def tolerance() -> Convergence:
-    return Convergence(loss_tolerance=0.05, cosine_tolerance=0.03, max_cosine_to_init=0.9)
+    return Convergence(loss_tolerance=0.05, loss_rise_tolerance=0.1, cosine_tolerance=0.03, max_cosine_to_init=0.9)
 
 
 def planted_rows(rows: int, features: torch.Tensor, k: int, seed: int) -> torch.Tensor:

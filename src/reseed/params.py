@@ -43,6 +43,8 @@ class Convergence(Strict):
 
     loss_tolerance: Positive
     """Largest relative fall of the held-out loss over the last doubling of steps."""
+    loss_rise_tolerance: Positive
+    """Largest relative rise of the held-out loss: a slow one is overfitting to settled noise, a fast one divergence."""
     cosine_tolerance: Positive
     """Largest change of the mean cosine of alive decoder rows to their initialisation over the last doubling."""
     max_cosine_to_init: Fraction
@@ -162,7 +164,7 @@ class Model(Strict):
 
 class Capture(Strict):
     hook_name: str
-    positions: tuple[str, ...]
+    positions: Annotated[tuple[str, ...], Field(min_length=1)]
     dtype: Literal["float32", "bfloat16", "float16"]
     arms: tuple[Arm, ...]
 
@@ -181,6 +183,25 @@ class SaeTraining(Strict):
     aux_k: Annotated[int, Field(ge=0)]
     aux_coefficient: Annotated[float, Field(ge=0)]
     dead_after_steps: Count
+
+    @model_validator(mode="after")
+    def _ends_in_time(self) -> Self:
+        if self.last_constant_step < max(1, self.min_steps):
+            raise ValueError(
+                f"a max_steps that leaves min_steps ({self.min_steps}) and the decay after them, in whole checks of "
+                f"check_every ({self.check_every}) steps"
+            )
+        return self
+
+    def decay_steps(self, decay_from: int) -> int:
+        """Steps of the decay, rounded up to a whole number of checks so that a seed ends on one."""
+        return math.ceil(int(decay_from * self.decay_fraction) / self.check_every) * self.check_every
+
+    @property
+    def last_constant_step(self) -> int:
+        """The last check at which a decay still ends by max_steps; 0 if there is none."""
+        checks = range(self.max_steps // self.check_every * self.check_every, 0, -self.check_every)
+        return next((step for step in checks if step + self.decay_steps(step) <= self.max_steps), 0)
 
 
 class Subject(Strict):

@@ -24,7 +24,7 @@ def test_a_random_sae_is_the_initialisation_at_the_same_sparsity_and_a_scaled_on
     short = sae_training.model_copy(update={"max_steps": 200, "min_steps": 100})
     trained = train_saes(variant, short, tolerance, (0, 1, 2), activations, torch.device("cpu"))[1]
     write_sae(trained, variant, activations, "a" * 64, tmp_path / "seed_1")
-    sae = load_sae(tmp_path / "seed_1", HOOK, "m" * 64)
+    sae = load_sae(tmp_path / "seed_1", HOOK, "trained", "m" * 64)
     x = activations.splits["train"]
     untrained = random_sae(sae, variant, 1, x)
     torch.testing.assert_close(untrained.W_dec, trained.snapshots[0][0])
@@ -32,7 +32,10 @@ def test_a_random_sae_is_the_initialisation_at_the_same_sparsity_and_a_scaled_on
     bigger = scaled(sae, 7.0)
     torch.testing.assert_close(bigger.encode(7 * x), 7 * sae.encode(x), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(bigger(7 * x), 7 * sae(x), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ReseedError, match=r"the benchmark asks for blocks\.0\.hook_resid_pre of model mmmmmmmmmmmm"):
-        load_sae(tmp_path / "seed_1", "blocks.0.hook_resid_pre", "m" * 64)
-    with pytest.raises(ReseedError, match=r"the SAE reads .* of model mmmmmmmmmmmm, the benchmark asks for .* xxxx"):
-        load_sae(tmp_path / "seed_1", HOOK, "x" * 64)
+    for hook, arm, model, found in (
+        ("blocks.0.hook_resid_pre", "trained", "m", "blocks.0.hook_resid_pre of the trained model mmmmmmmmmmmm"),
+        (HOOK, "random_model", "m", "blocks.0.hook_resid_post of the random_model model mmmmmmmmmmmm"),
+        (HOOK, "trained", "x", "blocks.0.hook_resid_post of the trained model xxxxxxxxxxxx"),
+    ):
+        with pytest.raises(ReseedError, match=f"the SAE reads .*, the benchmark asks for {found}"):
+            load_sae(tmp_path / "seed_1", hook, arm, model * 64)

@@ -44,3 +44,22 @@ def test_a_bound_that_says_nothing_is_refused(change: dict[str, Any], sentence: 
     with pytest.raises(ReseedError) as caught:
         load_claim(path, "low-l0-agreement")
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("gates", ["alive"], "gates"),
+        ("gates", ["alive", "converged"], "allowed: 'converged'"),
+        ("k", [4, 4, 4, 8], "one k a file"),
+    ],
+)
+def test_a_claim_cannot_leave_out_a_gate_or_contradict_itself(
+    key: str, value: list[Any], sentence: str, tmp_path: Path
+) -> None:
+    content = yaml.safe_load((ROOT / "claims.yaml").read_text())
+    content["claims"]["low-l0-agreement"][key] = value
+    path = tmp_path / "claims.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(ReseedError, match=sentence):
+        load_claim(path, "low-l0-agreement")

@@ -5,7 +5,7 @@ import pytest
 from reseed.params import Convergence
 from reseed.saes.convergence import judge
 
-RULE = Convergence(loss_tolerance=0.02, cosine_tolerance=0.03, max_cosine_to_init=0.9)
+RULE = Convergence(loss_tolerance=0.02, loss_rise_tolerance=0.1, cosine_tolerance=0.03, max_cosine_to_init=0.9)
 STEPS = list(range(100, 8001, 100))
 
 
@@ -21,6 +21,8 @@ def test_a_settled_seed_is_converged() -> None:
     [
         ([1 / step for step in STEPS], [0.2] * 80),  # the loss still halves with every doubling
         ([0.1] * 80, [1 - step / 10_000 for step in STEPS]),  # the decoder is still on its way
+        ([step / 1e5 for step in STEPS], [0.2] * 80),  # the loss doubles with every doubling: it diverges
+        ([0.1 + step / 1e6 for step in STEPS], [1 - step / 10_000 for step in STEPS]),  # a slow rise hides no motion
         ([0.1] * 80, [0.95] * 80),  # it never left its initialisation: the fault of stopping after 120 steps
     ],
 )
@@ -37,9 +39,9 @@ def test_the_fall_is_that_of_one_doubling() -> None:
     assert not verdict.converged
 
 
-def test_a_rising_loss_does_not_hide_a_moving_decoder_and_needs_two_windows() -> None:
+def test_a_slowly_rising_loss_is_settled_and_the_rule_needs_two_windows() -> None:
     assert judge([100], [0.1], [0.2], RULE) is None
-    verdict = judge(STEPS, [step / 1e5 for step in STEPS], [0.2] * 80, RULE)
+    verdict = judge(STEPS, [0.1 + step / 1e6 for step in STEPS], [0.2] * 80, RULE)  # 0.1044 to 0.1070
     assert verdict is not None
-    assert verdict.loss_fall < 0
+    assert verdict.loss_fall == pytest.approx(-0.034, abs=0.002)
     assert verdict.converged

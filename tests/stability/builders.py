@@ -28,4 +28,4 @@ def seed_set(finals: list[Dictionary], random: np.random.Generator, converged: b
         }
         for _ in finals
     ]  # fmt: skip
-    return SeedSet(tuple(range(len(finals))), snapshots, metrics, {})
+    return SeedSet(tuple(range(len(finals))), snapshots, metrics)

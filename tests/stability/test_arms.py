@@ -86,6 +86,21 @@ def test_a_statistic_on_the_move_is_not_certified() -> None:
     assert not settled.certificates["pw_mcc"].converged
 
 
+def test_a_seed_that_stopped_early_does_not_make_the_others_seem_settled() -> None:
+    """All move until 400, then one stops: the plateau is judged where all still train."""
+    random = np.random.default_rng(8)
+    common, own = draw(random), [draw(random) for _ in range(3)]
+    uneven = seed_set([dictionary(common) for _ in own], random)
+    taken = [
+        {step: dictionary((1 - min(step, 400) / 800) * mine + min(step, 400) / 800 * common) for step in STEPS}
+        for mine in own
+    ]
+    del taken[0][800]
+    metrics = [{**uneven.metrics[0], "constant_steps": stop} for stop in (400, 800, 800)]
+    report = analyse(replace(uneven, snapshots=taken, metrics=metrics), OPTIONS, "uneven")
+    assert not report.certificates["pw_mcc"].converged
+
+
 def test_without_room_above_the_null_there_is_no_kappa() -> None:
     random = np.random.default_rng(4)
     line = np.outer(np.ones(40), np.eye(32)[0]) + 0.01 * random.standard_normal((40, 32))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 import torch
 from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from reseed import ReseedError
-from reseed.params import SPLITS
+from reseed.params import SPLITS, Capture
 from reseed.stage import progress
 from reseed.text.tokens import Tokens
 
@@ -23,6 +24,18 @@ def check_hook(transformer: HookedTransformer, hook_name: str) -> None:
         raise ReseedError(f"capture.hook_name: found {hook_name!r}, which the model does not have; nearest: {near}")
 
 
+def check_capture(options: Capture, tokens: Tokens) -> None:
+    """Raise ReseedError unless there is one activation a sequence, where the answer is predicted, in some block.
+
+    That is what benchmarks of a sequence's answer need: the row number is the sequence number.
+    """
+    if options.positions != (tokens.predict,) or not re.match(r"blocks\.\d+\.", options.hook_name):
+        raise ReseedError(
+            f"capture: found {options.hook_name!r} at {list(options.positions)}, allowed for benchmarks: a hook point "
+            f"blocks.<layer>.… at ['{tokens.predict}']"
+        )
+
+
 @torch.no_grad()
 def capture(
     transformer: HookedTransformer, tokens: Tokens, hook_name: str, positions: tuple[str, ...], device: torch.device
@@ -33,7 +46,12 @@ def capture(
     Raises ReseedError for an unknown hook point or position.
     """
     check_hook(transformer, hook_name)
-    wanted = sorted(tokens.position(name) for name in positions)
+    wanted = sorted({tokens.position(name) for name in positions})
+    if wanted[-1] > tokens.position(tokens.predict):
+        raise ReseedError(
+            f"capture.positions: found {tokens.target!r} or later among {list(positions)}, allowed: positions up to "
+            f"{tokens.predict!r}; activations behind it hold the answer"
+        )
     transformer.to(device, print_details=False)
     splits = {}
     total = sum(len(tokens.splits[split]) for split in SPLITS)
@@ -44,6 +62,11 @@ def capture(
                 _, cache = transformer.run_with_cache(
                     rows.to(device), names_filter=hook_name, return_type=None, prepend_bos=False
                 )
+                if cache[hook_name].ndim != 3:
+                    raise ReseedError(
+                        f"capture.hook_name: {hook_name!r} has the shape {list(cache[hook_name].shape)}, allowed: hook "
+                        "points of shape [sequences, positions, d_in]"
+                    )
                 blocks.append(cache[hook_name][:, wanted].flatten(0, 1).float().cpu())
                 bar.update(len(rows))
             splits[split] = torch.cat(blocks)

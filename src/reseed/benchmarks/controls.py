@@ -14,14 +14,15 @@ from reseed.params import Variant
 from reseed.saes.architectures import Stack, calibrate_threshold
 
 
-def load_sae(folder: Path, hook_name: str, model_sha256: str) -> SAE[Any]:
-    """An SAE as SAELens loads it, on the CPU; raises ReseedError if it was trained on another hook point or model."""
+def load_sae(folder: Path, hook_name: str, arm: str, model_sha256: str) -> SAE[Any]:
+    """An SAE as SAELens loads it, on the CPU; raises ReseedError if it read another hook point, arm or model."""
     sae = SAE.load_from_disk(folder, device="cpu").requires_grad_(False)
-    found = (sae.cfg.metadata.hook_name, sae.cfg.metadata.reseed_model_sha256)
-    if found != (hook_name, model_sha256):
+    metadata = sae.cfg.metadata
+    found = (metadata.hook_name, metadata.reseed_arm, metadata.reseed_model_sha256)
+    if found != (hook_name, arm, model_sha256):
         raise ReseedError(
-            f"{folder}: the SAE reads {found[0]} of model {str(found[1])[:12]}, the benchmark asks for {hook_name} "
-            f"of model {model_sha256[:12]}; run `dvc repro`"
+            f"{folder}: the SAE reads {found[0]} of the {found[1]} model {str(found[2])[:12]}, the benchmark asks for "
+            f"{hook_name} of the {arm} model {model_sha256[:12]}; run `dvc repro`"
         )
     return formatted(sae)
 

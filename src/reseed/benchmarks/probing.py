@@ -54,7 +54,9 @@ def write_task_activations(
             if name.startswith("model_top_")
         }
         acts["llm_results"] = {name: {"mean over classes": value} for name, value in dense.items()}
-        torch.save(acts, folder / f"{record['task']}_activations.pt")
+        buffer = io.BytesIO()  # torch tells of a full disk in words of its own, a file in those of the system
+        torch.save(acts, buffer)
+        (folder / f"{record['task']}_activations.pt").write_bytes(buffer.getbuffer())
 
 
 def run_sparse_probing(
@@ -70,6 +72,10 @@ def run_sparse_probing(
 
     `folder` holds what `write_task_activations` wrote. Raises ReseedError if SAEBench leaves a task out.
     """
+    if max(options.k_values) > sae.cfg.d_sae:
+        raise ReseedError(
+            f"params.yaml: saebench.k_values: found {max(options.k_values)}, allowed: at most d_sae ({sae.cfg.d_sae})"
+        )
     config = SparseProbingEvalConfig(
         model_name=sae.cfg.metadata.model_name,
         random_seed=RANDOM_SEED,

@@ -29,6 +29,10 @@ def balanced_classes(labels: Tensor, rows: int, key: str) -> Classes:
     if len(members) < 2:
         raise ReseedError(f"probe task {key}: found {len(members)} classes, allowed: at least 2")
     size = min(rows // len(members), *(len(found) for found in members.values()))
+    if size < 1:
+        raise ReseedError(
+            f"probe task {key}: found {rows} rows, allowed: at least one for each of {len(members)} classes"
+        )
     random = generator("probe rows", key)
     return {
         name: found[torch.randperm(len(found), generator=random)[:size]].sort().values.tolist()
@@ -45,7 +49,13 @@ def dense_accuracy(train: dict[str, Tensor], test: dict[str, Tensor]) -> float:
 
 
 def top_k_accuracy(train: dict[str, Tensor], test: dict[str, Tensor], k: int) -> float:
-    """Test accuracy of SAEBench's k-sparse probe: the k dimensions of largest mean difference on the training rows."""
+    """Test accuracy of SAEBench's k-sparse probe: the k dimensions of largest mean difference on the training rows.
+
+    Raises ReseedError if there are fewer than k dimensions.
+    """
+    dimensions = next(iter(train.values())).shape[1]
+    if k > dimensions:
+        raise ReseedError(f"params.yaml: saebench.k_values: found {k}, allowed: at most the {dimensions} dimensions")
     return _accuracy(train, test, k)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from reseed import ReseedError
 from reseed.claims.registry import Claim, Test
 from reseed.stability.jackknife import Estimate, combine
 
@@ -24,15 +25,14 @@ def judge(claim: Claim, evidence: dict[str, dict[str, Any]], confidence: float) 
     if obstacles:
         return {"verdict": NOT_TESTABLE, "tests_held": 0, "tests": [], "reasons": obstacles}
     outcomes = _outcomes(claim, evidence, "alive", confidence)
-    if "alive" in claim.gates:
-        all_latents = _outcomes(claim, evidence, "all", confidence)
-        flipped = [
-            f"{outcome['figure']}: {outcome['outcome']} over alive latents, {other['outcome']} over all"
-            for outcome, other in zip(outcomes, all_latents, strict=True)
-            if (outcome["outcome"] == "holds") != (other["outcome"] == "holds")
-        ]
-        if flipped:
-            return {"verdict": NOT_TESTABLE, "tests_held": 0, "tests": outcomes, "reasons": flipped}
+    all_latents = _outcomes(claim, evidence, "all", confidence)
+    flipped = [
+        f"{outcome['figure']}: {outcome['outcome']} over alive latents, {other['outcome']} over all"
+        for outcome, other in zip(outcomes, all_latents, strict=True)
+        if (outcome["outcome"] == "holds") != (other["outcome"] == "holds")
+    ]
+    if flipped:
+        return {"verdict": NOT_TESTABLE, "tests_held": 0, "tests": outcomes, "reasons": flipped}
     held = sum(outcome["outcome"] == "holds" for outcome in outcomes)
     return {
         "verdict": SUPPORTED if held == len(outcomes) else NOT_SUPPORTED,
@@ -46,8 +46,13 @@ def _obstacles(claim: Claim, evidence: dict[str, dict[str, Any]]) -> list[str]:
     """Everything that keeps the claim from being judged, in words; empty if nothing does."""
     found = []
     arms = sorted({arm for test in claim.tests for arm in test.arms}, key=lambda arm: (arm != "trained", arm))
+    counts = {int(content.get("seeds", 0)) for content in evidence.values()}
+    if len(counts) > 1:
+        found.append(f"the evidence has different numbers of seeds: {sorted(counts)}")
     for path, k in claim.sources.items():
         content = evidence[path]
+        if missing := {"k", "seeds", "records"} - content.keys():
+            raise ReseedError(f"{path}: found no {sorted(missing)[0]!r}, allowed as evidence: a stability.json")
         if content["k"] != k:
             found.append(f"{path}: k is {content['k']}, the claim speaks of {k}")
         if content["seeds"] < claim.minimum_seeds:
@@ -57,7 +62,7 @@ def _obstacles(claim: Claim, evidence: dict[str, dict[str, Any]]) -> list[str]:
                 found.append(f"{path}: it has no arm {arm!r}")
                 continue
             figures = content[arm][claim.statistic]
-            if "converged" in claim.gates and not figures["converged"]:
+            if not figures["converged"]:
                 seeds = f"{content[arm]['seeds_converged']} of {content['seeds']} seeds converged"
                 change = f"it changed by {figures['plateau_change']:.3g} over the last doubling of steps"
                 found.append(f"{path}: {claim.statistic} of the {arm} arm is not converged ({seeds}; {change})")

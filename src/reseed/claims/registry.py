@@ -13,7 +13,7 @@ from reseed.params import Count, Strict, load, lookup
 class Test(Strict):
     """One bound that must hold: the whole interval of the figure lies above, or below, a number fixed beforehand."""
 
-    figure: str = Field(pattern=r"^\w+( - \w+)?$")
+    figure: str = Field(pattern=r"^(trained|random_model)( - (trained|random_model))?$")
     over: Literal["each", "log2_k"]
     above: float | None = None
     below: float | None = None
@@ -37,7 +37,15 @@ class Claim(Strict):
     evidence: tuple[str, str, str, str]
     k: tuple[Count, Count, Count, Count]
     minimum_seeds: Count
-    gates: tuple[Literal["converged", "alive"], ...]
+    gates: tuple[Literal["converged"], Literal["alive"]]
+    """Always both: they are written in the claim so that its reader sees them."""
+
+    @model_validator(mode="after")
+    def _one_k_a_file(self) -> Self:
+        for path, k in zip(self.evidence, self.k, strict=True):
+            if self.sources[path] != k:
+                raise ValueError(f"one k a file ({path} has {k} and {self.sources[path]})")
+        return self
 
     @property
     def sources(self) -> dict[str, int]:

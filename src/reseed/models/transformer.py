@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,10 @@ def load_transformer(model: Model, path: Path, name: str) -> HookedTransformer:
     return transformer.eval()
 
 
-def weights_sha256(path: Path) -> str:
-    """The hash of a stored transformer's weights, by which activations name their model."""
-    return str(read_json(path / "cfg.json")["weights_sha256"])
+def weights_sha256(transformer: HookedTransformer) -> str:
+    """The hash of a transformer's parameters, by which activations and SAEs name the model that made them."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(transformer.named_parameters()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -36,7 +36,7 @@ def judge(steps: list[int], losses: list[float], cosines: list[float], tolerance
     loss_fall = 1 - mean(losses, recent) / mean(losses, earlier)
     cosine_change = abs(mean(cosines, recent) - mean(cosines, earlier))
     converged = (
-        loss_fall <= tolerance.loss_tolerance
+        -tolerance.loss_rise_tolerance <= loss_fall <= tolerance.loss_tolerance
         and cosine_change <= tolerance.cosine_tolerance
         and cosines[-1] <= tolerance.max_cosine_to_init
     )

@@ -79,11 +79,11 @@ class _Member:
         """Warm-up, constant, then linear decay to zero from the step at which the decay was begun."""
         rate = training.lr * min(1.0, step / training.warm_up_steps)
         if self.decay_from is not None:
-            rate *= max(0.0, 1 - (step - self.decay_from) / max(1, _decay_steps(self.decay_from, training)))
+            rate *= max(0.0, 1 - (step - self.decay_from) / max(1, training.decay_steps(self.decay_from)))
         return rate
 
     def finished(self, step: int, training: SaeTraining) -> bool:
-        return self.decay_from is not None and step >= self.decay_from + _decay_steps(self.decay_from, training)
+        return self.decay_from is not None and step >= self.decay_from + training.decay_steps(self.decay_from)
 
 
 def check_variant(variant: Variant, training: SaeTraining, activations: Activations) -> None:
@@ -130,7 +130,7 @@ def train_saes(
     idle = torch.zeros(len(seeds), variant.d_sae, dtype=torch.int64, device=device)
     done: dict[int, TrainedSae] = {}
     next_snapshot = float(FIRST_SNAPSHOT)
-    ceiling = _last_constant_step(training)
+    ceiling = training.last_constant_step
     _snapshot(variant, stack, members, train, step=0)
     with progress(training.max_steps, f"{len(seeds)} seeds", "step") as bar:
         for step in range(1, training.max_steps + 1):
@@ -333,17 +333,3 @@ def _export(
         snapshots=member.snapshots,
         curve=member.curve,
     )
-
-
-def _decay_steps(decay_from: int, training: SaeTraining) -> int:
-    """Steps of the decay, rounded up to a whole number of checks so that a seed ends on one."""
-    wanted = int(decay_from * training.decay_fraction)
-    return -(-wanted // training.check_every) * training.check_every
-
-
-def _last_constant_step(training: SaeTraining) -> int:
-    """The last check at which a decay still ends by max_steps."""
-    step = training.max_steps // training.check_every * training.check_every
-    while step > 0 and step + _decay_steps(step, training) > training.max_steps:
-        step -= training.check_every
-    return step

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from reseed import ReseedError
 from reseed.artifacts import read_json, read_tensors
 from reseed.matching import Array, unit_rows
+from reseed.params import Variant
 
 UNIT_NORM_TOLERANCE = 1e-3
 
@@ -40,7 +41,6 @@ class SeedSet:
     seeds: tuple[int, ...]
     snapshots: list[dict[int, Dictionary]]
     metrics: list[dict[str, Any]]
-    cfg: dict[str, Any]
 
     def at_constant_rate(self, step: int) -> list[Dictionary]:
         """Every seed's dictionary at its last snapshot up to `step` and before its learning rate decayed."""
@@ -62,21 +62,44 @@ class SeedSet:
         return sorted({step for taken in self.snapshots for step in taken if step <= last})
 
 
-def read_seed_set(path: Path, seeds: tuple[int, ...]) -> SeedSet:
-    """Read models/<subject>/<variant>; raises ReseedError for a missing seed or an SAE unlike its config."""
+def read_seed_set(path: Path, variant: Variant, arm: str, seeds: tuple[int, ...]) -> SeedSet:
+    """Read models/<subject>/<variant>.
+
+    Raises ReseedError for a missing seed, an SAE of another seed, variant or arm than its place says, or one whose
+    snapshots are not those of its weights.
+    """
     found = sorted(int(folder.name.removeprefix("seed_")) for folder in path.glob("seed_*"))
     if found != sorted(seeds):
         raise ReseedError(f"{path}: found the seeds {found}, params.yaml: train.seeds asks for {sorted(seeds)}")
-    configs = [read_json(path / f"seed_{seed}" / "cfg.json") for seed in seeds]
-    shapes = {(config["d_sae"], config["d_in"]) for config in configs}
-    if len(shapes) > 1:
-        raise ReseedError(f"{path}: its seeds have different shapes [d_sae, d_in]: {sorted(shapes)}")
-    snapshots = []
-    for seed, config in zip(seeds, configs, strict=True):
+    snapshots, metrics = [], []
+    for seed in seeds:
         folder = path / f"seed_{seed}"
-        check_decoder(read_tensors(folder / "sae_weights.safetensors")["W_dec"], config, folder)
-        snapshots.append(_read_snapshots(folder))
-    return SeedSet(seeds, snapshots, [read_json(path / f"seed_{seed}" / "metrics.json") for seed in seeds], configs[0])
+        config = read_json(folder / "cfg.json")
+        _check_identity(config, variant, arm, seed, folder)
+        taken = _read_snapshots(folder, config)
+        W_dec = read_tensors(folder / "sae_weights.safetensors")["W_dec"]
+        check_decoder(W_dec, config, folder)
+        if not np.allclose(taken[max(taken)].decoder, unit_rows(W_dec.double().numpy()), atol=1e-5):
+            raise ReseedError(f"{folder}: the last decoder of snapshots.safetensors is not that of the weights")
+        snapshots.append(taken)
+        metrics.append(read_json(folder / "metrics.json"))
+    return SeedSet(seeds, snapshots, metrics)
+
+
+def _check_identity(config: dict[str, Any], variant: Variant, arm: str, seed: int, folder: Path) -> None:
+    asked = {
+        "reseed_seed": seed,
+        "reseed_architecture": variant.architecture,
+        "reseed_k": variant.k,
+        "reseed_arm": arm,
+        "d_sae": variant.d_sae,
+    }
+    given = config | config.get("metadata", {})
+    for name, wanted in asked.items():
+        if given.get(name) != wanted:
+            raise ReseedError(
+                f"{folder}/cfg.json: {name.removeprefix('reseed_')}: found {given.get(name)!r}, asked: {wanted!r}"
+            )
 
 
 def check_decoder(W_dec: torch.Tensor, config: dict[str, Any], folder: Path) -> None:
@@ -94,14 +117,15 @@ def check_decoder(W_dec: torch.Tensor, config: dict[str, Any], folder: Path) -> 
         )
 
 
-def _read_snapshots(folder: Path) -> dict[int, Dictionary]:
+def _read_snapshots(folder: Path, config: dict[str, Any]) -> dict[int, Dictionary]:
     tensors = read_tensors(folder / "snapshots.safetensors")
-    steps = sorted({int(name.split("/")[0]) for name in tensors})
-    return {
-        step: Dictionary(
-            decoder=unit_rows(tensors[f"{step:08d}/W_dec"].double().numpy()),
-            encoder=unit_rows(tensors[f"{step:08d}/W_enc"].double().numpy().T),
+    taken = {}
+    for step in sorted({int(name.split("/")[0]) for name in tensors}):
+        W_dec, W_enc = tensors[f"{step:08d}/W_dec"], tensors[f"{step:08d}/W_enc"]
+        check_decoder(W_dec, config, folder / f"snapshots.safetensors step {step}")
+        taken[step] = Dictionary(
+            decoder=unit_rows(W_dec.double().numpy()),
+            encoder=unit_rows(W_enc.double().numpy().T),
             firing_counts=tensors[f"{step:08d}/firing_counts"].numpy(),
         )
-        for step in steps
-    }
+    return taken
