@@ -53,9 +53,9 @@ def _variants(study: Study, root: Path) -> str:
                 [
                     f"`{pair.variant}`",
                     str(stability["d_sae"]),
-                    f"{trained['explained_variance']['value']:.3f}",
+                    _interval(trained["explained_variance"]),
                     f"{trained['alive_fraction']:.1%}",
-                    f"{agreement['value']:.3f} ({agreement['null']:.3f})",
+                    f"{_interval(agreement)} ({agreement['null']:.3f})",
                     _kappa(agreement),
                     _kappa(stability[RANDOM_MODEL]["pw_mcc"]),
                     _interval(bench["core"]["ce_loss_score"]),
