@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro test test-all smoke lint log table plots lock
+.PHONY: help setup repro test test-all smoke lint log table plots bench lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,10 +51,13 @@ table: setup  ## write the result table and picture of the README from the metri
 plots: setup  ## render every DVC plot to dvc_plots/*.svg and *.png, without network
 	reseed plots
 
+bench: setup  ## the trainer's speed beside SAELens and dictionary_learning (some ten minutes, on a quiet machine)
+	python benches/speed.py
+
 lock: setup  ## resolve requirements.lock anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate pyproject.toml \
 		| grep -vE '^(nvidia-|cuda-|triton=)' | sed -E "s/ (;|and) sys_platform == 'linux'$$//" > requirements.lock.partial
-	echo "sae-bench==0.6.0" >> requirements.lock.partial
+	printf '%s\n' sae-bench==0.6.0 dictionary-learning==0.1.0 >> requirements.lock.partial
 	LC_ALL=C sort -o requirements.lock.partial requirements.lock.partial
 	{ echo "# Made by \`make lock\` from pyproject.toml. Installed with --no-deps: nothing is resolved at install time."; cat requirements.lock.partial; } > requirements.lock
 	rm requirements.lock.partial

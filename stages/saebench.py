@@ -34,14 +34,13 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
     chosen, seeds = params.variant(variant), params.train.seeds
     tokens = read_tokens(tokens_dir(subject))
     activations = read_activations(activations_dir(subject, TRAINED))
-    train = activations.splits["train"].float()
     transformer = load_transformer(config.model, lm_dir(subject), subject)
     model_sha256 = weights_sha256(transformer)
     check_capture(config.capture, tokens)
     loss = evaluate(transformer, tokens, "test").loss
     tasks = read_json(probes_dir(subject) / "tasks.json")
     records = read_json(probes_dir(subject) / "baselines.json")["records"]
-    scale = probe_scale(train)
+    scale = probe_scale(activations.splits["train"].float())
     core: dict[str, list[dict[str, float]]] = {"trained": [], "random": []}
     probing: dict[str, list[dict[str, dict[int, float]]]] = {"trained": [], "random": []}
     out = metrics_dir(subject, variant)
@@ -53,7 +52,8 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
             for seed in seeds:
                 folder = sae_dir(subject, variant) / f"seed_{seed}"
                 sae = load_sae(folder, config.capture.hook_name, TRAINED, model_sha256)
-                for kind, one in (("trained", sae), ("random", random_sae(sae, chosen, seed, train))):
+                untrained = random_sae(sae, chosen, config.sae, params.train, seed, activations)
+                for kind, one in (("trained", sae), ("random", untrained)):
                     name = f"{subject}_{variant}_{kind}_seed_{seed}"
                     core[kind].append(
                         run_core(one, transformer, tokens, loss, name, results / "core" / f"{name}_eval_results.json")
@@ -78,7 +78,7 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
             "sparse_probing": probing_summary(probing["trained"], probing["random"], records, confidence),
         },
     )
-    return {"variant": chosen, "train": params.train, "saebench": params.saebench}
+    return {"variant": chosen, "sae": config.sae, "train": params.train, "saebench": params.saebench}
 
 
 if __name__ == "__main__":

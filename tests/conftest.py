@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from torch.nn.functional import normalize
 
 from reseed.activations.store import Activations, Provenance, read_activations, write_activations
-from reseed.params import Convergence, Model, ModelTraining, ModularAddition, SaeTraining
+from reseed.params import Convergence, Model, ModelTraining, ModularAddition, SaeTraining, Train, Variant
 from reseed.subjects.modular import write_raw
 from reseed.text.integers import tokenize_addition
 from reseed.text.tokens import Tokens
@@ -67,6 +69,17 @@ def sae_training() -> SaeTraining:
 @pytest.fixture
 def tolerance() -> Convergence:
     return Convergence(loss_tolerance=0.05, loss_rise_tolerance=0.1, cosine_tolerance=0.03, max_cosine_to_init=0.9)
+
+
+def variant_of(**fields: Any) -> Variant:
+    """The variant that params.yaml would give for these fields."""
+    made: Variant = TypeAdapter(Variant).validate_python(fields)
+    return made
+
+
+def train_of(seeds: tuple[int, ...], tolerance: Convergence, **fields: Any) -> Train:
+    """As params.yaml: train, also for fewer seeds than that allows."""
+    return Train.model_construct(seeds=seeds, convergence=tolerance, **({"vary": "both"} | fields))
 
 
 def planted_rows(rows: int, features: torch.Tensor, k: int, seed: int) -> torch.Tensor:

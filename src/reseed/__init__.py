@@ -6,9 +6,11 @@ from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 
+from reseed import _saelens_hook
+
 # The packages whose versions can change a number.
 NUMERIC_PACKAGES = (
-    "numpy", "safetensors", "sae-bench", "sae-lens", "scikit-learn", "scipy", "torch", "transformer-lens",
+    "numba", "numpy", "safetensors", "sae-bench", "sae-lens", "scikit-learn", "scipy", "torch", "transformer-lens",
 )  # fmt: skip
 
 
@@ -57,3 +59,5 @@ if _lock.is_file():
         check_interpreter(_lock)
     except ReseedError as error:
         sys.exit(f"error: {error}")
+
+_saelens_hook.install()

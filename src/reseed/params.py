@@ -53,6 +53,8 @@ class Convergence(Strict):
 
 class Train(Strict):
     seeds: tuple[int, ...]
+    vary: Literal["init", "order", "both"] = "both"
+    """What a seed changes: the initialisation, the order of the rows, or both; the other is the same for all."""
     convergence: Convergence
 
     @field_validator("seeds")
@@ -67,16 +69,212 @@ class Train(Strict):
         return seeds
 
 
-class Variant(Strict):
-    architecture: Literal["topk", "batchtopk"]
+class Sparsity(Strict):
+    """A penalty on how much fires. Its coefficient is given, or found: raised while the L0 is above `target_l0`."""
+
+    penalty: Literal["l1", "tanh", "l0"]
+    """l1: sum of activations; tanh: sum of tanh(tanh_scale * activation); l0: number that fire, as a step function."""
+    coefficient: Positive | None = None
+    target_l0: Positive | None = None
+    warm_up_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which a given coefficient rises linearly from zero."""
+    tanh_scale: Positive = 4.0
+
+    @model_validator(mode="after")
+    def _coefficient_or_target(self) -> Self:
+        if (self.coefficient is None) == (self.target_l0 is None):
+            raise ValueError("either coefficient or target_l0")
+        return self
+
+
+class Consistency(Strict):
+    """Pulls the decoders of the seeds of one group together; only other groups may judge what that gives."""
+
+    partner: Literal["nearest", "assigned"]
+    """nearest: the most similar latent of each other seed; assigned: its one-to-one (Hungarian) partner there."""
+    coefficient: Positive
+    group_size: Annotated[int, Field(ge=2)]
+    refresh_every: Count = 100
+    """Steps between two assignments."""
+
+
+class Objectives(Strict):
+    """Terms beside reconstruction: coefficient times a term whose formula stands in `saes.objectives`."""
+
+    sparsity: Sparsity | None = None
+    decoder_decorrelation: Positive | None = None
+    temporal_smoothness: Positive | None = None
+    probe_guidance: Positive | None = None
+    weight_decay: Positive | None = None
+    encoder_decoder_alignment: Positive | None = None
+    consistency: Consistency | None = None
+
+
+class Archetypal(Strict):
+    """A relaxed archetypal decoder: rows are convex combinations of data points, up to a bounded deviation."""
+
+    points: Count
+    """Data points a seed chooses from, the centroids of its own k-means over training rows."""
+    delta: Annotated[float, Field(ge=0)]
+    """Largest norm of the deviation of a row from its convex combination, in units of the normalised rows."""
+
+
+class BaseVariant(Strict):
+    """What every architecture has."""
+
     d_sae: Count
+    archetypal: Archetypal | None = None
+    objectives: Objectives = Objectives()
+
+    @property
+    def group_size(self) -> int:
+        """How many seeds train together; those of different groups know nothing of each other."""
+        return self.objectives.consistency.group_size if self.objectives.consistency else 1
+
+
+class _FixedL0(BaseVariant):
+    """An architecture that selects k latents a row (or k times the rows of a batch) by itself."""
+
     k: Count
 
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
         if self.k > self.d_sae:
             raise ValueError(f"k of at most d_sae ({self.d_sae})")
+        if self.objectives.sparsity and (
+            self.objectives.sparsity.target_l0 or self.objectives.sparsity.penalty == "l0"
+        ):
+            raise ValueError("no l0 penalty and no target_l0 on an architecture whose k is its L0")
         return self
+
+
+class _Penalised(BaseVariant):
+    """An architecture whose L0 comes from a penalty."""
+
+    @model_validator(mode="after")
+    def _has_a_penalty(self) -> Self:
+        if self.objectives.sparsity is None:
+            raise ValueError("objectives.sparsity, without which nothing makes it sparse")
+        return self
+
+
+class Standard(_Penalised):
+    """ReLU (Bricken et al. 2023)."""
+
+    architecture: Literal["standard"]
+
+    @model_validator(mode="after")
+    def _no_step(self) -> Self:
+        if self.objectives.sparsity and self.objectives.sparsity.penalty == "l0":
+            raise ValueError("the penalty l1 or tanh: a ReLU has no threshold that an l0 penalty could move")
+        return self
+
+
+class TopK(_FixedL0):
+    """The k largest of each row (Gao et al. 2024, arXiv 2406.04093)."""
+
+    architecture: Literal["topk"]
+
+
+class BatchTopK(_FixedL0):
+    """The k * rows largest of a batch; a threshold at inference (Bussmann et al. 2024, arXiv 2412.06410)."""
+
+    architecture: Literal["batchtopk"]
+
+
+class JumpReLU(_Penalised):
+    """A learned threshold a latent, by straight-through gradients (Rajamanoharan et al. 2024, arXiv 2407.14435)."""
+
+    architecture: Literal["jumprelu"]
+    init_threshold: Positive = 0.01
+    bandwidth: Positive = 0.05
+
+    @model_validator(mode="after")
+    def _l0_or_tanh(self) -> Self:
+        if self.objectives.sparsity and self.objectives.sparsity.penalty == "l1":
+            raise ValueError("the penalty l0 or tanh: an l1 penalty does not move a threshold")
+        return self
+
+
+class Gated(_Penalised):
+    """Whether a latent fires and how much, by separate biases (Rajamanoharan et al. 2024, arXiv 2404.16014)."""
+
+    architecture: Literal["gated"]
+
+    @model_validator(mode="after")
+    def _l1(self) -> Self:
+        if self.objectives.sparsity and self.objectives.sparsity.penalty != "l1":
+            raise ValueError("the penalty l1, which a gated SAE takes on its gate")
+        return self
+
+
+class Matryoshka(_FixedL0):
+    """BatchTopK whose prefixes of the latents reconstruct by themselves (Bussmann et al. 2025, arXiv 2503.17547)."""
+
+    architecture: Literal["matryoshka"]
+    widths: Annotated[tuple[int, ...], Field(min_length=2)]
+    """Prefixes of the latents, increasing; the last is d_sae."""
+
+    @model_validator(mode="after")
+    def _widths_increase(self) -> Self:
+        if list(self.widths) != sorted(set(self.widths)) or self.widths[0] < 1 or self.widths[-1] != self.d_sae:
+            raise ValueError(f"increasing widths of which the last is d_sae ({self.d_sae})")
+        return self
+
+
+class HierarchicalTopK(_FixedL0):
+    """TopK that is good at every budget up to k (Balagansky et al. 2025, arXiv 2505.24473)."""
+
+    architecture: Literal["hierarchical_topk"]
+    budgets: Annotated[tuple[int, ...], Field(min_length=1)]
+    """How many of the k largest reconstruct, increasing; the last is k."""
+
+    @model_validator(mode="after")
+    def _budgets_increase(self) -> Self:
+        if list(self.budgets) != sorted(set(self.budgets)) or self.budgets[0] < 1 or self.budgets[-1] != self.k:
+            raise ValueError(f"increasing budgets of which the last is k ({self.k})")
+        return self
+
+
+class RouteSae(_FixedL0):
+    """One TopK dictionary over several layers, a learned router choosing the layer of each row (arXiv 2503.08200)."""
+
+    architecture: Literal["routesae"]
+    routing: Literal["hard", "soft"] = "hard"
+    decoder: Literal["shared", "per_layer"] = "shared"
+
+    @model_validator(mode="after")
+    def _per_layer_is_hard(self) -> Self:
+        if self.decoder == "per_layer" and (self.routing == "soft" or self.archetypal):
+            raise ValueError("the shared decoder with soft routing or an archetypal decoder")
+        return self
+
+
+class Transcoder(_FixedL0):
+    """BatchTopK from one hook point to another (Dunefsky et al. 2024, arXiv 2406.11944)."""
+
+    architecture: Literal["transcoder"]
+
+
+class SkipTranscoder(_FixedL0):
+    """A transcoder with a linear path beside the latents (Paulo et al. 2025, arXiv 2501.18823)."""
+
+    architecture: Literal["skip_transcoder"]
+
+
+Variant = Annotated[
+    Standard
+    | TopK
+    | BatchTopK
+    | JumpReLU
+    | Gated
+    | Matryoshka
+    | HierarchicalTopK
+    | RouteSae
+    | Transcoder
+    | SkipTranscoder,
+    Field(discriminator="architecture"),
+]
 
 
 class Stability(Strict):
@@ -180,9 +378,32 @@ class SaeTraining(Strict):
     """Length of the final linear decay of the learning rate, as a share of the steps taken before it."""
     check_every: Count
     min_steps: Count
+    max_gradient_norm: Positive = 1.0
+    """A member's gradient is shortened to this norm."""
+    decoder_norm: Literal["unit", "free"] = "unit"
+    """unit: rows stay at norm one, the gradient along them is dropped; free: norms are folded away at the end."""
+    centre: Literal["mean", "geometric_median"] = "mean"
+    """The point that is subtracted from the rows, where b_dec starts."""
     aux_k: Annotated[int, Field(ge=0)]
+    """AuxK: dead latents that reconstruct the residual of a row; 0 turns it off."""
     aux_coefficient: Annotated[float, Field(ge=0)]
     dead_after_steps: Count
+    """Steps without firing after which a latent counts as dead."""
+    resample_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two resamplings of the dead latents; 0 turns it off."""
+    buffer_rows: Annotated[int, Field(ge=0)] = 0
+    """Rows of the shuffle buffer when the rows are streamed from disk; 0 shuffles all rows of a pass."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the products are computed in; weights and moments are float32 always."""
+    compile: bool = False
+    checkpoint_every: Annotated[int, Field(ge=0)] = 0
+    """Steps between two checkpoints; 0 writes none."""
+
+    @model_validator(mode="after")
+    def _one_cure_for_dead_latents(self) -> Self:
+        if self.aux_k and self.resample_every:
+            raise ValueError("AuxK (aux_k) or resampling (resample_every), not both")
+        return self
 
     @model_validator(mode="after")
     def _ends_in_time(self) -> Self:

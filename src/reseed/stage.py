@@ -88,7 +88,7 @@ def _facts(
         "command": f"python stages/{script}.py {' '.join(arguments)}".strip(),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
         "duration_s": time.time() - started,
-        "revision": _git("rev-parse", "HEAD") or "unknown",
+        "revision": revision(),
         "uncommitted_code": len(_git("status", "--porcelain", "--", "src", "stages", "dvc.yaml").splitlines()),
         "parameters": _without_none({name: _dump(value) for name, value in used.items()}),
         "versions": {"python": platform.python_version()}
@@ -114,6 +114,11 @@ def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _without_none(item) for name, item in value.items() if item is not None}
     return [_without_none(item) for item in value] if isinstance(value, list) else value
+
+
+def revision() -> str:
+    """The commit that this run's code belongs to, `unknown` outside git."""
+    return _git("rev-parse", "HEAD") or "unknown"
 
 
 def _git(*arguments: str) -> str:

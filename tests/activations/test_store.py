@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from reseed import ReseedError
-from reseed.activations import store
 from reseed.activations.store import Activations, participation_ratio, read_activations, write_activations
 from tests.conftest import provenance
 
@@ -35,14 +34,13 @@ def test_the_index_says_what_made_the_rows_and_how_they_are_spread(tmp_path: Pat
     }  # fmt: skip
 
 
-def test_several_shards_read_back_as_one(
-    activations: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(store, "ROWS_PER_SHARD", 1000)
-    write_activations(activations.splits, provenance(), "float32", tmp_path / "a")
+def test_several_shards_read_back_as_one(activations: Activations, tmp_path: Path) -> None:
+    write_activations(activations.splits, provenance(), "float32", tmp_path / "a", rows_per_shard=1000)
     again = read_activations(tmp_path / "a")
     assert len(again.index["splits"]["train"]["shards"]) == 5
     assert all(again.splits[split].equal(rows) for split, rows in activations.splits.items())
+    chosen = torch.tensor([4095, 0, 999, 1000, 2500, 0])
+    assert again.rows("train").take(chosen).equal(activations.splits["train"][chosen])
 
 
 def test_bfloat16_is_kept_and_an_overflow_of_float16_is_refused(tmp_path: Path) -> None:

@@ -14,8 +14,10 @@ from reseed import ReseedError
 from reseed.activations.store import Activations
 from reseed.artifacts import read_json
 from reseed.params import Convergence, SaeTraining, Variant
-from reseed.saes.export import write_curves, write_sae
+from reseed.saes.export import write_sae
+from reseed.saes.record import write_curves
 from reseed.saes.train import TrainedSae, train_saes
+from tests.conftest import train_of, variant_of
 
 SHA = "a" * 64
 
@@ -25,9 +27,9 @@ def trained(
     request: pytest.FixtureRequest, activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> tuple[Variant, list[TrainedSae]]:
     architecture: Literal["topk", "batchtopk"] = request.param
-    variant = Variant(architecture=architecture, d_sae=24, k=2)
+    variant = variant_of(architecture=architecture, d_sae=24, k=2)
     short = sae_training.model_copy(update={"max_steps": 300, "min_steps": 100})
-    return variant, train_saes(variant, short, tolerance, (0, 1, 2), activations, torch.device("cpu"))
+    return variant, train_saes(variant, short, train_of((0, 1, 2), tolerance), activations, torch.device("cpu"))
 
 
 def test_saelens_loads_it_and_its_figures_are_the_metrics(
@@ -40,7 +42,10 @@ def test_saelens_loads_it_and_its_figures_are_the_metrics(
     assert loaded.W_dec.shape == (24, 16)
     metadata = loaded.cfg.metadata
     assert (metadata.model_name, metadata.hook_name) == ("modular", "blocks.0.hook_resid_post")
-    assert (metadata.reseed_architecture, metadata.reseed_k, metadata.reseed_seed) == (variant.architecture, 2, 0)
+    assert (metadata.reseed_variant, metadata.reseed_seed) == (
+        {"architecture": variant.architecture, "d_sae": 24, "k": 2},
+        0,
+    )
     assert (metadata.reseed_activations_sha256, metadata.reseed_model_sha256) == (SHA, "m" * 64)
     x = activations.splits["test"]
     metrics = read_json(tmp_path / "seed_0" / "metrics.json")
@@ -79,7 +84,7 @@ def test_an_encoder_that_saelens_would_read_otherwise_is_refused(
         return sae
 
     monkeypatch.setattr(SAE, "load_from_disk", shifted)
-    with pytest.raises(ReseedError, match=r"SAELens encodes \d+\.\d% of the test rows otherwise"):
+    with pytest.raises(ReseedError, match=r"SAELens encodes \d+\.\d% of the rows otherwise"):
         write_sae(saes[0], variant, activations, SHA, tmp_path / "seed_0")
 
 

@@ -12,17 +12,19 @@ from reseed import ReseedError
 from reseed.activations.store import Activations
 from reseed.matching import assign, cosines
 from reseed.params import Convergence, SaeTraining, Variant
-from reseed.saes.train import TrainedSae, check_variant, train_saes
+from reseed.saes.checks import check_trainable
+from reseed.saes.train import TrainedSae, train_saes
+from tests.conftest import train_of, variant_of
 
 CPU = torch.device("cpu")
 
 
 def variant(architecture: Literal["topk", "batchtopk"] = "topk", **change: Any) -> Variant:
-    return Variant(**{"architecture": architecture, "d_sae": 24, "k": 2} | change)
+    return variant_of(**{"architecture": architecture, "d_sae": 24, "k": 2} | change)
 
 
 def recovery(sae: TrainedSae, features: Tensor) -> float:
-    similarity = cosines(sae.W_dec.double().numpy(), features.double().numpy())
+    similarity = cosines(sae.weights["W_dec"].double().numpy(), features.double().numpy())
     rows, columns = assign(similarity)
     return float(similarity[rows, columns].mean())
 
@@ -35,37 +37,37 @@ def test_every_seed_finds_the_planted_dictionary(
     sae_training: SaeTraining,
     tolerance: Convergence,
 ) -> None:
-    saes = train_saes(variant(architecture), sae_training, tolerance, (4, 0, 9), activations, CPU)
+    saes = train_saes(variant(architecture), sae_training, train_of((4, 0, 9), tolerance), activations, CPU)
     assert [sae.seed for sae in saes] == [4, 0, 9]
     x = activations.splits["test"]
     for sae in saes:
         assert sae.converged
         assert recovery(sae, features) > 0.85  # independent unit rows of this shape match at 0.55
         assert sae.cosine_to_init < 0.8
-        assert sae.W_dec.norm(dim=1).sub(1).abs().max() < 1e-5
-        pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
-        if sae.threshold is None:
+        assert sae.weights["W_dec"].norm(dim=1).sub(1).abs().max() < 1e-5
+        pre = (x - sae.weights["b_dec"]) @ sae.weights["W_enc"] + sae.weights["b_enc"]
+        if "threshold" not in sae.weights:
             values, indices = pre.topk(2, dim=1)
             acts = torch.zeros_like(pre).scatter(1, indices, values.relu())
         else:
-            acts = pre.relu() * (pre > sae.threshold)
+            acts = pre.relu() * (pre > sae.weights["threshold"])
             assert (acts > 0).double().sum(1).mean().item() == pytest.approx(2, abs=0.15)
-        residual = x - acts @ sae.W_dec - sae.b_dec
+        residual = x - acts @ sae.weights["W_dec"] - sae.weights["b_dec"]
         assert 1 - residual.square().sum() / (x - x.mean(0)).square().sum() > 0.9
-    assert not saes[0].W_dec.equal(saes[1].W_dec)
+    assert not saes[0].weights["W_dec"].equal(saes[1].weights["W_dec"])
 
 
 def test_a_member_of_the_stack_gets_what_it_would_get_alone(
     activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:
     short = sae_training.model_copy(update={"max_steps": 100, "min_steps": 100})
-    together = train_saes(variant(), short, tolerance, (0, 1, 2), activations, CPU)
-    alone = train_saes(variant(), short, tolerance, (2,), activations, CPU)[0]
-    torch.testing.assert_close(together[2].W_dec, alone.W_dec, rtol=1e-3, atol=1e-4)
-    again = train_saes(variant(), short, tolerance, (0, 1, 2), activations, CPU)
+    together = train_saes(variant(), short, train_of((0, 1, 2), tolerance), activations, CPU)
+    alone = train_saes(variant(), short, train_of((2,), tolerance), activations, CPU)[0]
+    torch.testing.assert_close(together[2].weights["W_dec"], alone.weights["W_dec"], rtol=1e-3, atol=1e-4)
+    again = train_saes(variant(), short, train_of((0, 1, 2), tolerance), activations, CPU)
     for one, two in zip(together, again, strict=True):
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
-            assert getattr(one, name).equal(getattr(two, name)), name
+            assert one.weights[name].equal(two.weights[name]), name
         assert one.curve == two.curve
 
 
@@ -73,16 +75,16 @@ def test_the_other_seeds_do_not_matter(
     activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:
     short = sae_training.model_copy(update={"max_steps": 100, "min_steps": 100})
-    first = train_saes(variant(), short, tolerance, (5, 1, 2), activations, CPU)[0]
-    second = train_saes(variant(), short, tolerance, (5, 7, 8), activations, CPU)[0]
-    assert first.W_dec.equal(second.W_dec)
+    first = train_saes(variant(), short, train_of((5, 1, 2), tolerance), activations, CPU)[0]
+    second = train_saes(variant(), short, train_of((5, 7, 8), tolerance), activations, CPU)[0]
+    assert first.weights["W_dec"].equal(second.weights["W_dec"])
 
 
 def test_a_seed_that_ran_out_of_steps_is_not_converged(
     activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:
     hasty = sae_training.model_copy(update={"max_steps": 100, "min_steps": 50})
-    for sae in train_saes(variant(), hasty, tolerance, (0, 1, 2), activations, CPU):
+    for sae in train_saes(variant(), hasty, train_of((0, 1, 2), tolerance), activations, CPU):
         assert not sae.converged
         assert sae.steps == 100
         assert sae.constant_steps + 25 <= 100  # the decay ends within the ceiling
@@ -91,7 +93,7 @@ def test_a_seed_that_ran_out_of_steps_is_not_converged(
 def test_the_learning_rate_decays_to_zero_before_a_seed_ends(
     activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:
-    for sae in train_saes(variant(), sae_training, tolerance, (0, 1, 2), activations, CPU):
+    for sae in train_saes(variant(), sae_training, train_of((0, 1, 2), tolerance), activations, CPU):
         rates = [row["learning_rate"] for row in sae.curve]
         assert rates[0] == pytest.approx(sae_training.lr)
         assert rates[-1] == 0
@@ -104,9 +106,9 @@ def test_firing_counts_are_those_of_one_pass_over_the_training_rows(
     activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:
     short = sae_training.model_copy(update={"max_steps": 200, "min_steps": 100})
-    sae = train_saes(variant(), short, tolerance, (0, 1, 2), activations, CPU)[0]
+    sae = train_saes(variant(), short, train_of((0, 1, 2), tolerance), activations, CPU)[0]
     x = activations.splits["train"]
-    pre = (x - sae.b_dec) @ sae.W_enc + sae.b_enc
+    pre = (x - sae.weights["b_dec"]) @ sae.weights["W_enc"] + sae.weights["b_enc"]
     values, indices = pre.topk(2, dim=1)
     fires = torch.zeros_like(pre).scatter(1, indices, values.relu()) > 0
     assert (sae.firing_counts - fires.sum(0)).abs().max() <= 2  # a tie within rounding may fall on either side
@@ -124,6 +126,6 @@ def test_a_variant_that_cannot_be_trained_here(
     change: dict[str, int], sentence: str, activations: Activations, sae_training: SaeTraining
 ) -> None:
     with pytest.raises(ReseedError, match=sentence):
-        check_variant(variant(**change), sae_training, activations)
+        check_trainable(variant(**change), sae_training, activations)
     with pytest.raises(ReseedError, match=r"sae\.batch_size: found 9999"):
-        check_variant(variant(), sae_training.model_copy(update={"batch_size": 9999}), activations)
+        check_trainable(variant(), sae_training.model_copy(update={"batch_size": 9999}), activations)

@@ -15,7 +15,9 @@ def dictionary(rows: Array, counts: list[int] | None = None) -> Dictionary:
     return Dictionary(unit_rows(rows), unit_rows(rows), fires.astype(np.int64))
 
 
-def seed_set(finals: list[Dictionary], random: np.random.Generator, converged: bool = True) -> SeedSet:
+def seed_set(
+    finals: list[Dictionary], random: np.random.Generator, converged: bool = True, group_size: int = 1
+) -> SeedSet:
     """Seeds that start from random rows and stand at their final dictionary from step 100 on."""
     snapshots = []
     for final in finals:
@@ -28,4 +30,4 @@ def seed_set(finals: list[Dictionary], random: np.random.Generator, converged: b
         }
         for _ in finals
     ]  # fmt: skip
-    return SeedSet(tuple(range(len(finals))), snapshots, metrics)
+    return SeedSet(tuple(range(len(finals))), snapshots, metrics, group_size)

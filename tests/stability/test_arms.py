@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
 
 from reseed import ReseedError
-from reseed.params import Stability, Variant
+from reseed.params import Stability
 from reseed.stability.arms import analyse
+from reseed.stability.dictionaries import Dictionary
 from reseed.stability.report import summary
+from reseed.stability.statistics import agreement
+from tests.conftest import variant_of
 from tests.stability.builders import STEPS, dictionary, seed_set
 
 OPTIONS = Stability(alive_min_count=10, shared_cosine=0.7, null_draws=4, confidence=0.95, plateau_tolerance=0.03)
@@ -107,7 +111,7 @@ def test_without_room_above_the_null_there_is_no_kappa() -> None:
     report = analyse(seed_set([dictionary(line) for _ in range(3)], random), OPTIONS, "line")
     assert report.alive["pw_mcc"].kappa is None
     content = summary(
-        "v", Variant(architecture="topk", d_sae=40, k=4), {"trained": report}, {"trained": 1.0}, OPTIONS, 3
+        "v", variant_of(architecture="topk", d_sae=40, k=4), {"trained": report}, {"trained": 1.0}, OPTIONS, 3
     )
     assert "kappa" not in content["trained"]["pw_mcc"]
     assert all("kappa" not in r for r in content["records"] if r["statistic"] == "pw_mcc")
@@ -126,9 +130,11 @@ def test_the_summary_holds_what_claims_read() -> None:
     random = np.random.default_rng(6)
     report = analyse(seed_set([dictionary(draw(random)) for _ in range(3)], random), OPTIONS, "a")
     content = summary(
-        "v", Variant(architecture="topk", d_sae=64, k=4), {"trained": report}, {"trained": 9.0}, OPTIONS, 3
+        "v", variant_of(architecture="topk", d_sae=64, k=4), {"trained": report}, {"trained": 9.0}, OPTIONS, 3
     )
     assert content["k"] == 4
+    assert content["seeds"] == 3
+    assert "group_size" not in content
     assert content["trained"]["activation_dimension"] == 9.0
     assert len(content["records"]) == 6  # three statistics, alive and all latents
     record = content["records"][0]
@@ -137,3 +143,85 @@ def test_the_summary_holds_what_claims_read() -> None:
     assert (record["kappa_low"], record["kappa_high"]) == (low, high)
     shares = [row["share"] for row in report.histogram if row["series"] == "SAEs"]
     assert sum(float(share) for share in shares) == pytest.approx(1)
+
+
+def test_seeds_that_nothing_couples_are_all_compared() -> None:
+    random = np.random.default_rng(7)
+    finals = [dictionary(draw(random)) for _ in range(4)]
+    found = analyse(seed_set(finals, random), OPTIONS, "a").alive["pw_mcc"].value
+    values = {(i, j): agreement(finals[i], finals[j], 0.7)["pw_mcc"] for i, j in combinations(range(4), 2)}
+    assert found.value == np.mean(list(values.values()))
+    assert found.deleted == tuple(np.mean([v for pair, v in values.items() if left not in pair]) for left in range(4))
+
+
+COUPLED = {"consistency": {"partner": "nearest", "coefficient": 1.0, "group_size": 2}}
+
+
+def in_twos(groups: list[np.ndarray]) -> list[Dictionary]:
+    """Two seeds a group, with the same dictionary in another order."""
+    return [dictionary(rows[order]) for rows in groups for order in (slice(None), slice(None, None, -1))]
+
+
+def test_seeds_that_an_objective_made_equal_are_no_agreement() -> None:
+    random = np.random.default_rng(0)
+    own = [draw(random) for _ in range(3)]
+    finals = in_twos(own)
+    assert agreement(finals[0], finals[1], 0.7)["pw_mcc"] == pytest.approx(1)
+    coupled = seed_set(finals, random, group_size=2)
+    report = analyse(coupled, OPTIONS, "coupled")
+    figures = report.alive["pw_mcc"]
+    assert figures.kappa is not None
+    assert abs(figures.kappa.value) < 0.03
+    assert figures.kappa.interval(0.95)[0] < 0
+    assert report.alive["shared_fraction"].kappa is not None
+    assert abs(report.alive["shared_fraction"].kappa.value) < 0.05
+    alone = analyse(seed_set([dictionary(rows) for rows in own], random), OPTIONS, "alone").alive["pw_mcc"].value
+    assert figures.value.value == pytest.approx(alone.value)
+    assert figures.value.deleted == pytest.approx(alone.deleted)
+    naive = analyse(replace(coupled, group_size=1), OPTIONS, "coupled").alive["pw_mcc"]
+    assert naive.kappa is not None
+    assert naive.kappa.interval(0.95)[0] > 0.1  # 3 of its 15 pairs are of one group
+    for series in ("SAEs", "covariance null"):
+        near = [row["share"] for row in report.histogram if row["series"] == series and float(row["cosine"]) > 0.96]
+        assert sum(map(float, near)) < 0.01
+
+
+def test_what_groups_have_in_common_is_agreement() -> None:
+    random = np.random.default_rng(0)
+    common = draw(random, 32)
+    finals = in_twos([np.vstack([common, draw(random, 32)]) for _ in range(4)])
+    figures = analyse(seed_set(finals, random, group_size=2), OPTIONS, "planted").alive["pw_mcc"]
+    assert figures.kappa is not None
+    low, high = figures.kappa.interval(0.95)
+    assert 0.3 < low < figures.kappa.value < high < 0.65
+    assert len(figures.kappa.deleted) == 4
+
+
+def test_the_plateau_is_that_of_the_agreement_between_groups() -> None:
+    """The two of each group drift together until the end, while the groups stand where they are."""
+    random = np.random.default_rng(3)
+    own, start = [draw(random) for _ in range(3)], [draw(random) for _ in range(3)]
+    drifting = seed_set(in_twos(own), random, group_size=2)
+    second = [
+        {step: dictionary((1 - step / 800) * far + step / 800 * near) for step in STEPS}
+        for near, far in zip(own, start, strict=True)
+    ]
+    snapshots = [taken for pair in zip(drifting.snapshots[::2], second, strict=True) for taken in pair]
+    drifting = replace(drifting, snapshots=snapshots)
+    assert analyse(drifting, OPTIONS, "drift").certificates["pw_mcc"].converged
+    assert analyse(replace(drifting, group_size=1), OPTIONS, "drift").certificates["pw_mcc"].change > 0.05
+
+
+def test_a_group_has_converged_if_all_of_its_seeds_have_and_counts_once() -> None:
+    random = np.random.default_rng(4)
+    coupled = seed_set(in_twos([draw(random) for _ in range(3)]), random, group_size=2)
+    figures = [{**metrics, "explained_variance": 0.1 * i} for i, metrics in enumerate(coupled.metrics)]
+    figures[3]["converged"] = 0
+    report = analyse(replace(coupled, metrics=figures), OPTIONS, "a")
+    certificate = report.certificates["pw_mcc"]
+    assert (certificate.seeds_converged, certificate.seeds, certificate.converged) == (2, 3, False)
+    assert report.held_out["explained_variance"].deleted == pytest.approx((0.35, 0.25, 0.15))
+    variant = variant_of(architecture="topk", d_sae=64, k=4, objectives=COUPLED)
+    content = summary("v", variant, {"trained": report}, {"trained": 9.0}, OPTIONS, 6)
+    assert (content["seeds"], content["group_size"], content["trained"]["seeds_converged"]) == (3, 2, 2)
+    assert all(len(record["value_deleted"]) == 3 for record in content["records"])

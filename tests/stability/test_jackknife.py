@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reseed.stability.jackknife import combine, leave_one_out
+from reseed.stability.jackknife import Estimate, Groups, combine, leave_one_out
 
 
 def test_for_a_mean_it_is_the_t_interval() -> None:
@@ -53,3 +53,48 @@ def test_combinations_leave_seeds_out_together() -> None:
     assert (one - two).value == pytest.approx(x.mean() - y.mean())
     with pytest.raises(ValueError, match=r"different numbers of seeds: \[5, 6\]"):
         combine([1, 1], [one, leave_one_out(lambda _: 0.0, 5)])  # type: ignore[list-item]
+
+
+def test_groups_pair_with_other_groups_only() -> None:
+    assert Groups(6, 2).pairs([0, 2]) == [(0, 4), (0, 5), (1, 4), (1, 5)]
+    assert len(Groups(6, 2)) == 3
+    assert len(Groups(6, 2).all_pairs()) == 12  # of 15
+    assert Groups(5).all_pairs() == list(combinations(range(5), 2))
+    assert Groups(5).pairs([0, 3, 4]) == [(0, 3), (0, 4), (3, 4)]
+    with pytest.raises(ValueError, match="7 seeds in groups of 2"):
+        Groups(7, 2)
+
+
+def over_pairs(matrix: np.ndarray, groups: Groups) -> Estimate:
+    estimate = leave_one_out(lambda left: float(np.mean([matrix[p] for p in groups.pairs(left)])), len(groups))
+    assert estimate is not None
+    return estimate
+
+
+def test_the_jackknife_over_groups_is_that_of_their_means() -> None:
+    random = np.random.default_rng(0)
+    x, groups = random.standard_normal(12), Groups(12, 3)
+    estimate = leave_one_out(lambda left: float(np.mean(x[groups.members(left)])), len(groups))
+    assert estimate is not None
+    means = x.reshape(4, 3).mean(axis=1)
+    assert estimate.interval(0.9) == pytest.approx(stats.t.interval(0.9, 3, means.mean(), stats.sem(means)))
+    h = random.standard_normal((12, 12))
+    blocks = (h + h.T).reshape(4, 3, 4, 3).mean(axis=(1, 3))
+    one, other = over_pairs(h + h.T, groups), over_pairs(blocks, Groups(4))
+    assert one.value == pytest.approx(other.value)
+    assert one.deleted == pytest.approx(other.deleted)
+
+
+def test_coverage_over_groups_of_coupled_seeds() -> None:
+    """h_ij = a_group(i) + a_group(j) + e_ij: five groups of three seeds are five observations, not fifteen."""
+    random = np.random.default_rng(0)
+    replicates, grouped, as_if_independent = 500, 0, 0
+    for _ in range(replicates):
+        a = np.repeat(random.standard_normal(5), 3)
+        h = a[:, None] + a[None, :] + 0.3 * random.standard_normal((15, 15))
+        low, high = over_pairs(h, Groups(15, 3)).interval(0.95)
+        grouped += low <= 0 <= high
+        low, high = over_pairs(h, Groups(15)).interval(0.95)
+        as_if_independent += low <= 0 <= high
+    assert 0.92 <= grouped / replicates <= 0.995
+    assert as_if_independent / replicates < 0.8

@@ -1,8 +1,11 @@
 """The nulls against figures that others published and against what they must reproduce."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from reseed.matching import unit_rows
 from reseed.stability.nulls import CovarianceNull, isotropic, isotropic_mean_max_cos
 from reseed.stability.statistics import agreement
 from tests.stability.builders import dictionary
@@ -78,3 +81,17 @@ def test_the_covariance_null_sees_what_the_isotropic_floor_cannot() -> None:
     assert value > agreement(isotropic(128, 64, random), isotropic(128, 64, random), 0.7)["pw_mcc"] + 0.4
     null = agreement(gaussian.draw(128, random), gaussian.draw(128, random), 0.7)["pw_mcc"]
     assert value == pytest.approx(null, abs=0.04)
+
+
+def test_the_covariance_null_of_a_transcoder_keeps_both_of_its_spaces() -> None:
+    random = np.random.default_rng(0)
+    reads = random.standard_normal((4000, 3)) * [2, 1, 0.5]
+    writes = reads @ random.standard_normal((3, 6)) * [3, 1, 1, 1, 0.5, 0.2]
+    like = replace(dictionary(writes), encoder=unit_rows(reads))
+    drawn = CovarianceNull.of([like]).draw(4000, random)
+    assert (drawn.decoder.shape, drawn.encoder.shape) == ((4000, 6), (4000, 3))
+    for found, rows in ((drawn.decoder, like.decoder), (drawn.encoder, like.encoder)):
+        np.testing.assert_allclose(found.T @ found / 4000, rows.T @ rows / 4000, atol=0.03)
+        np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-9)
+    together = drawn.decoder.T @ drawn.encoder / 4000
+    np.testing.assert_allclose(together, like.decoder.T @ like.encoder / 4000, atol=0.05)

@@ -10,8 +10,11 @@ from sae_lens import SAE
 from torch import Tensor
 
 from reseed import ReseedError
-from reseed.params import Variant
-from reseed.saes.architectures import Stack, calibrate_threshold
+from reseed.activations.store import Activations
+from reseed.params import SaeTraining, Train, Variant
+from reseed.saes.train import initial_weights
+
+IN_INPUT_UNITS = ("b_enc", "b_dec", "b_gate", "b_mag", "threshold")
 
 
 def load_sae(folder: Path, hook_name: str, arm: str, model_sha256: str) -> SAE[Any]:
@@ -34,28 +37,17 @@ def formatted(sae: SAE[Any]) -> SAE[Any]:
     return loaded[1]
 
 
-def random_sae(like: SAE[Any], variant: Variant, seed: int, train: Tensor) -> SAE[Any]:
-    """An untrained SAE of the same shape, architecture and sparsity: the initialisation that `seed` trained from.
-
-    train [rows, d_in] gives the centre, the scale and (BatchTopK) the threshold, as it did for the trained SAE.
-    """
-    d_in = train.shape[1]
-    mean = train.mean(0)
-    scale = (d_in / (train - mean).square().sum(1).mean()).sqrt()
-    stack = Stack.initialise((seed,), d_in, variant.d_sae, train.device)
-    weights = {"W_enc": stack.W_enc[0], "b_enc": stack.b_enc[0, 0], "W_dec": stack.W_dec[0], "b_dec": mean}
-    if variant.architecture == "batchtopk":
-        threshold = calibrate_threshold(stack, (train - mean) * scale, variant.k) / scale
-        weights["threshold"] = threshold.expand(variant.d_sae).clone()
-    return _with_weights(like, weights)
+def random_sae(
+    like: SAE[Any], variant: Variant, training: SaeTraining, train: Train, seed: int, activations: Activations
+) -> SAE[Any]:
+    """An untrained SAE of the same shape, architecture and sparsity: the initialisation that `seed` trained from."""
+    return _with_weights(like, initial_weights(variant, training, train, seed, activations))
 
 
 def scaled(sae: SAE[Any], scale: float) -> SAE[Any]:
     """The SAE for activations multiplied by `scale`: encode(scale * x) is scale * encode(x) of the original."""
     weights = dict(sae.state_dict())
-    return _with_weights(
-        sae, {name: w * scale if name in ("b_enc", "b_dec", "threshold") else w for name, w in weights.items()}
-    )
+    return _with_weights(sae, {name: w * scale if name in IN_INPUT_UNITS else w for name, w in weights.items()})
 
 
 def _with_weights(like: SAE[Any], weights: dict[str, Tensor]) -> SAE[Any]:

@@ -6,38 +6,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from dvclive.live import Live
 from sae_lens import SAE, JumpReLUSAE, JumpReLUSAEConfig, TopKSAE, TopKSAEConfig
+from sae_lens.saes.gated_sae import GatedSAE, GatedSAEConfig
 from sae_lens.saes.sae import SAEMetadata
+from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
+from sae_lens.saes.transcoder import (
+    JumpReLUSkipTranscoder,
+    JumpReLUSkipTranscoderConfig,
+    JumpReLUTranscoder,
+    JumpReLUTranscoderConfig,
+)
 from torch import Tensor
 
 from reseed import ReseedError
 from reseed.activations.store import Activations
 from reseed.artifacts import read_json, write_json, write_tensors
-from reseed.params import Variant
+from reseed.params import (
+    BatchTopK,
+    Gated,
+    HierarchicalTopK,
+    JumpReLU,
+    Matryoshka,
+    RouteSae,
+    SkipTranscoder,
+    Standard,
+    TopK,
+    Transcoder,
+    Variant,
+)
+from reseed.saes.registered import (
+    HierarchicalTopKSAE,
+    HierarchicalTopKSAEConfig,
+    RouteSAE,
+    RouteSAEConfig,
+    prefix,
+)
 from reseed.saes.train import TrainedSae
 
 WEIGHTS_FILE = "sae_weights.safetensors"
-ENCODE_TOLERANCE = 1e-4
+TOLERANCE = 1e-4
 
 
 def write_sae(sae: TrainedSae, variant: Variant, activations: Activations, activations_sha256: str, path: Path) -> None:
     """Write one seed: cfg.json and sae_weights.safetensors (SAELens), snapshots.safetensors, metrics.json.
 
     metrics.json holds the run's own figures; explained variance, MSE and L0 are of the test rows, by the SAE as
-    SAELens loads it. Raises ReseedError if the loaded SAE encodes otherwise than the trained one.
+    SAELens loads it. Raises ReseedError if the loaded SAE encodes or decodes otherwise than the trained one.
     """
-    lens = _as_saelens(sae, variant, activations, activations_sha256)
+    metadata = _metadata(sae, variant, activations, activations_sha256)
+    lens = as_saelens(variant, sae.weights, metadata)
     lens.save_model(path)
     (path / WEIGHTS_FILE).chmod(0o644)
     # SAELens writes the keys in the order of a set, which differs from process to process
     write_json(path / "cfg.json", _without_none(read_json(path / "cfg.json")))
-    loaded = SAE.load_from_disk(path, device="cpu")
-    test = activations.splits["test"].float()
-    with torch.no_grad():
-        acts = loaded.encode(test)
-        _check_same(acts, sae, variant, test, path)
-        residual = (test - loaded.decode(acts)).double()
+    loaded = SAE.load_from_disk(path, device="cpu").requires_grad_(False)
+    _check_same(loaded, sae, path)
     write_tensors(
         path / "snapshots.safetensors",
         {
@@ -52,78 +75,119 @@ def write_sae(sae: TrainedSae, variant: Variant, activations: Activations, activ
         "steps": sae.steps,
         "constant_steps": sae.constant_steps,
         "cosine_to_init": sae.cosine_to_init,
-        "explained_variance": 1 - (residual.square().sum() / (test - test.mean(0)).double().square().sum()).item(),
-        "mse": residual.square().sum(1).mean().item(),
-        "l0": (acts != 0).double().sum(1).mean().item(),
-        "rows": len(test),
+        **evaluate(loaded, activations),
     }
     if sae.loss_fall == sae.loss_fall:  # not NaN: the rule looked at least once
         metrics |= {"loss_fall": sae.loss_fall, "cosine_change": sae.cosine_change}
     write_json(path / "metrics.json", metrics)
 
 
-def write_curves(saes: list[TrainedSae], path: Path) -> None:
-    """Log every seed's training curve with dvclive into the directory `path`, without network and without dvc.yaml."""
-    with Live(str(path), dvcyaml=None, save_dvc_exp=False) as live:
-        for step in sorted({int(row["step"]) for sae in saes for row in sae.curve}):
-            live.step = step
-            for sae in saes:
-                for row in sae.curve:
-                    if row["step"] == step:
-                        for name, value in row.items():
-                            if name != "step":
-                                live.log_metric(f"seed_{sae.seed}/{name}", value)
-            live.sync()
+@torch.no_grad()
+def evaluate(lens: SAE[Any], activations: Activations) -> dict[str, Any]:
+    """Explained variance, MSE and L0 of an SAE on the test rows, in the structure that it was trained with.
+
+    A hierarchical SAE also at each budget, a Matryoshka SAE at each prefix; of a RouteSAE, of what its router sends,
+    in normalised units.
+    """
+    x = activations.rows("test").whole().float()
+    target = activations.rows("test", "target").whole().float() if activations.has("target") else x
+    if isinstance(lens, RouteSAE):
+        target = lens.route(x).y
+    residual = (target - lens(x)).double()
+    figures: dict[str, Any] = {
+        "explained_variance": _explained(residual, target),
+        "mse": residual.square().sum(1).mean().item(),
+        "l0": (lens.encode(x) != 0).double().sum(1).mean().item(),
+        "rows": len(x),
+    }
+    if isinstance(lens, HierarchicalTopKSAE):
+        out = lens.reconstructions(x)
+        figures["explained_variance_at_budget"] = {k: _explained(target - out[k], target) for k in sorted(out)}
+    if widths := lens.cfg.metadata.reseed_widths:
+        figures["explained_variance_of_prefix"] = {
+            width: _explained(target - prefix(lens, width)(x), target) for width in widths
+        }
+    return figures
 
 
-def _as_saelens(sae: TrainedSae, variant: Variant, activations: Activations, activations_sha256: str) -> SAE[Any]:
+def _explained(residual: Tensor, target: Tensor) -> float:
+    return 1 - (residual.double().square().sum() / (target - target.mean(0)).double().square().sum()).item()
+
+
+def as_saelens(variant: Variant, weights: dict[str, Tensor], metadata: SAEMetadata) -> SAE[Any]:
+    """The SAELens inference object of folded weights: SAELens' own class where it has one, else a registered one."""
+    d_in, d_sae = weights["W_enc"].shape
+    common: dict[str, Any] = {
+        "d_in": d_in,
+        "d_sae": d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "metadata": metadata,
+    }
+    lens: SAE[Any]
+    match variant:
+        case Standard():
+            lens = StandardSAE(StandardSAEConfig(**common))
+        case TopK():
+            lens = TopKSAE(TopKSAEConfig(k=variant.k, rescale_acts_by_decoder_norm=True, **common))
+        case BatchTopK() | Matryoshka() | JumpReLU():
+            lens = JumpReLUSAE(JumpReLUSAEConfig(**common))
+        case Gated():
+            lens = GatedSAE(GatedSAEConfig(**common))
+        case HierarchicalTopK():
+            lens = HierarchicalTopKSAE(
+                HierarchicalTopKSAEConfig(
+                    k=variant.k, budgets=list(variant.budgets), rescale_acts_by_decoder_norm=True, **common
+                )
+            )
+        case RouteSae():
+            n_layers = len(weights["layer_scale"])
+            lens = RouteSAE(
+                RouteSAEConfig(
+                    k=variant.k, n_layers=n_layers, routing=variant.routing, decoder=variant.decoder, **common
+                )
+            )
+        case Transcoder() | SkipTranscoder():
+            d_out = weights["W_dec"].shape[1]
+            common |= {"d_out": d_out, "apply_b_dec_to_input": False}
+            if isinstance(variant, Transcoder):
+                lens = JumpReLUTranscoder(JumpReLUTranscoderConfig(**common))
+            else:
+                lens = JumpReLUSkipTranscoder(JumpReLUSkipTranscoderConfig(**common))
+    lens.load_state_dict({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
+    return lens
+
+
+def _metadata(sae: TrainedSae, variant: Variant, activations: Activations, activations_sha256: str) -> SAEMetadata:
     index = activations.index
-    metadata = SAEMetadata(
+    return SAEMetadata(
         model_name=index["subject"],
-        hook_name=index["hook_name"],
+        # SAELens and SAEBench feed one hook point to whatever has a hook_name, and a router needs all of its layers
+        **({"hook_names": index["hook_name"]} if isinstance(variant, RouteSae) else {"hook_name": index["hook_name"]}),
+        hook_name_out=index.get("hook_name_out"),
         hook_head_index=None,
         prepend_bos=False,
         model_from_pretrained_kwargs={},
         reseed_arm=index["arm"],
-        reseed_architecture=variant.architecture,
-        reseed_k=variant.k,
+        reseed_variant=variant.model_dump(mode="json", exclude_defaults=True),
+        reseed_widths=list(variant.widths) if isinstance(variant, Matryoshka) else None,
         reseed_seed=sae.seed,
         reseed_converged=int(sae.converged),
         reseed_steps=sae.steps,
         reseed_activations_sha256=activations_sha256,
         reseed_model_sha256=index["model_sha256"],
     )
-    common = {
-        "d_in": activations.d_in,
-        "d_sae": variant.d_sae,
-        "dtype": "float32",
-        "device": "cpu",
-        "metadata": metadata,
-    }
-    lens: SAE[Any]
-    weights = {"W_enc": sae.W_enc, "b_enc": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
-    if variant.architecture == "topk":
-        lens = TopKSAE(TopKSAEConfig(k=variant.k, rescale_acts_by_decoder_norm=True, **common))
-    else:
-        lens = JumpReLUSAE(JumpReLUSAEConfig(**common))
-        assert sae.threshold is not None
-        weights["threshold"] = sae.threshold
-    lens.load_state_dict({name: tensor.cpu() for name, tensor in weights.items()})
-    return lens
 
 
-def _check_same(acts: Tensor, sae: TrainedSae, variant: Variant, x: Tensor, path: Path) -> None:
-    """Compare SAELens' encoding with the trained SAE's own, up to the rounding of their different orders of sums."""
-    pre = x @ sae.W_enc.cpu() + (sae.b_enc - sae.b_dec @ sae.W_enc).cpu()
-    if sae.threshold is None:
-        values, indices = pre.topk(variant.k, dim=-1)
-        own = torch.zeros_like(pre).scatter(-1, indices, values.relu())
-    else:
-        own = pre.relu() * (pre > sae.threshold.cpu())
-    # a pre-activation within rounding of the k-th (or of the threshold) may fall on either side of it
-    different = ((acts - own).abs() > ENCODE_TOLERANCE * acts.abs().max()).any(1).double().mean().item()
-    if different > 0.001:
-        raise ReseedError(f"{path}: SAELens encodes {different:.1%} of the test rows otherwise than the trained SAE")
+@torch.no_grad()
+def _check_same(loaded: SAE[Any], sae: TrainedSae, path: Path) -> None:
+    """Compare what SAELens makes of some rows with what the trained stack made of them, up to rounding."""
+    rows, acts, out = (tensor.cpu() for tensor in sae.seen)
+    for name, found, own in (("encodes", loaded.encode(rows), acts), ("decodes", loaded(rows), out)):
+        # a pre-activation within rounding of the k-th (or of the threshold) may fall on either side of it
+        different = ((found - own).abs() > TOLERANCE * own.abs().max()).any(1).double().mean().item()
+        if different > 1 / 128:
+            raise ReseedError(f"{path}: SAELens {name} {different:.1%} of the rows otherwise than the trained SAE")
 
 
 def _without_none(config: dict[str, Any]) -> dict[str, Any]:

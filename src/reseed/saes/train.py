@@ -2,61 +2,68 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from reseed import ReseedError
 from reseed.activations.store import Activations
 from reseed.artifacts import generator
-from reseed.params import Convergence, SaeTraining, Variant
-from reseed.saes.architectures import Stack, activate, aux_gradients, calibrate_threshold, infer
+from reseed.params import Convergence, SaeTraining, Train, Variant
+from reseed.saes.architectures import REGISTRY, Architecture, Batch, RouteSaeArchitecture, Stack, TranscoderArchitecture
+from reseed.saes.checkpoint import Fingerprint, load_checkpoint, remove_checkpoint, save_checkpoint
+from reseed.saes.checks import check_trainable
 from reseed.saes.convergence import judge
+from reseed.saes.objectives import add_objectives, check_objectives, refresh_partners
+from reseed.saes.rows import BLOCK_ROWS, Feed, Order, Scale
+from reseed.saes.step import Moments, Scratch, gradients_of, resample, take_step
 from reseed.stage import progress
 
-ADAM_BETAS = (0.9, 0.999)
-ADAM_EPS = 1e-8
-MAX_GRADIENT_NORM = 1.0
 FIRST_SNAPSHOT = 100
+SEEN_ROWS = 256
+
+Snapshot = tuple[Tensor, Tensor, Tensor]
+Log = Callable[[int, dict[str, float]], None]
 
 
 @dataclass
 class TrainedSae:
     """One trained SAE in the units of its activations (normalisation folded in), with the record of its training.
 
-    W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_in] of unit rows, b_dec [d_in], threshold [d_sae] or None.
-    firing_counts [d_sae]: rows of one pass over the training split on which each latent fires. snapshots: step ->
-    (W_dec, W_enc, firing_counts) on a log scale of steps, where the learning rate began to decay, and at the end.
-    curve: one row a check.
+    weights: W_enc [d_in, d_sae], b_enc [d_sae], W_dec [d_sae, d_out] of unit rows, b_dec [d_out] and what else the
+    architecture has. firing_counts [d_sae]: rows of one pass over the training split on which each latent fires.
+    snapshots: step -> (W_dec, W_enc, firing_counts) on a log scale of steps, where the learning rate began to decay,
+    and at the end. curve: one row a check.
     """
 
     seed: int
-    W_enc: Tensor
-    b_enc: Tensor
-    W_dec: Tensor
-    b_dec: Tensor
-    threshold: Tensor | None
+    k: int
+    weights: dict[str, Tensor]
     firing_counts: Tensor
+    seen: tuple[Tensor, Tensor, Tensor]
+    """Some held-out rows, raw, and what the stack made of them in raw units: rows, activations, reconstructions."""
     converged: bool
     steps: int
     constant_steps: int
     loss_fall: float
     cosine_change: float
     cosine_to_init: float
-    snapshots: dict[int, tuple[Tensor, Tensor, Tensor]]
+    snapshots: dict[int, Snapshot]
     curve: list[dict[str, float]]
 
 
 @dataclass
-class _Member:
+class Member:
     """The bookkeeping of one seed while it trains."""
 
     seed: int
-    order: torch.Generator
-    permutation: Tensor
+    k: int
+    order: Order
+    resampler: torch.Generator
     init: Tensor
-    cursor: int = 0
     decay_from: int | None = None
     converged: bool = False
     loss_fall: float = float("nan")
@@ -64,16 +71,8 @@ class _Member:
     steps: list[int] = field(default_factory=list)
     losses: list[float] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
-    snapshots: dict[int, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
-
-    def next_batch(self, size: int) -> Tensor:
-        """Row indices of the next batch: passes over the training rows, each in a fresh order of this seed's own."""
-        if self.cursor + size > len(self.permutation):
-            self.permutation = torch.randperm(len(self.permutation), generator=self.order)
-            self.cursor = 0
-        self.cursor += size
-        return self.permutation[self.cursor - size : self.cursor]
 
     def learning_rate(self, step: int, training: SaeTraining) -> float:
         """Warm-up, constant, then linear decay to zero from the step at which the decay was begun."""
@@ -86,250 +85,341 @@ class _Member:
         return self.decay_from is not None and step >= self.decay_from + training.decay_steps(self.decay_from)
 
 
-def check_variant(variant: Variant, training: SaeTraining, activations: Activations) -> None:
-    """Raise ReseedError for a variant that cannot be trained on these activations."""
-    rows, d_in = activations.splits["train"].shape
-    if variant.k >= d_in:
-        raise ReseedError(
-            f"k: found {variant.k}, allowed: less than d_in ({d_in}); an SAE with L0 >= d_in is an identity"
-        )
-    if rows < variant.d_sae:
-        raise ReseedError(f"d_sae: found {variant.d_sae}, allowed: at most the {rows} training rows")
-    if rows < training.batch_size:
-        raise ReseedError(f"sae.batch_size: found {training.batch_size}, allowed: at most the {rows} training rows")
+@dataclass
+class Run:
+    """Everything that changes while a variant trains: what a checkpoint holds."""
+
+    stack: Stack
+    moments: Moments
+    members: list[Member]
+    idle: Tensor
+    """Steps since each latent last fired [S, d_sae]."""
+    sums: dict[str, Tensor]
+    """Loss terms and gradient norms [S], added up since the last check."""
+    step: int = 0
+    next_snapshot: float = FIRST_SNAPSHOT
+    done: list[TrainedSae] = field(default_factory=list)
+    scratch: Scratch = field(default_factory=Scratch)
+
+    def keep(self, left: list[int]) -> None:
+        """Drop the members that are not in `left`."""
+        self.stack = self.stack.select(left)
+        self.moments = {name: (m[left], v[left]) for name, (m, v) in self.moments.items()}
+        self.members = [self.members[i] for i in left]
+        self.idle = self.idle[left]
+        self.sums = {name: value[left] for name, value in self.sums.items()}
 
 
 def train_saes(
     variant: Variant,
     training: SaeTraining,
-    tolerance: Convergence,
-    seeds: tuple[int, ...],
+    train: Train,
     activations: Activations,
     device: torch.device,
+    ks: tuple[int, ...] | None = None,
+    checkpoint: Path | None = None,
+    log: Log | None = None,
 ) -> list[TrainedSae]:
-    """Train one SAE a seed, in the order of `seeds`, on the training rows; stop each by the validation rows.
+    """Train one SAE a seed, in the order of `train.seeds`, on the training rows; stop each by the validation rows.
 
-    A member of the stack gets the bytes that it would get alone up to the rounding of batched products. A seed that
-    converges decays its learning rate to zero and leaves the stack; one that does not by `max_steps` ends with
-    `converged` False. Raises ReseedError for a variant that cannot be trained.
+    A member of the stack gets the bytes that it would get alone up to the rounding of batched products; seeds that an
+    objective couples form groups, and a group does. A seed that converges decays its learning rate to zero and leaves
+    the stack; one that does not by `max_steps` ends with `converged` False. With `ks` several sparsities of an
+    architecture that has k share the stack, all seeds of the first k first. With `checkpoint` the run is saved there
+    every `checkpoint_every` steps, continued from there, and the file removed at the end. `log` gets every check.
+    Raises ReseedError for what cannot be trained, and for a checkpoint of another run.
     """
-    check_variant(variant, training, activations)
-    train, validation, mean, scale = _normalised(activations, device)
-    power = validation.square().sum(-1).mean()
-    stack = Stack.initialise(seeds, train.shape[1], variant.d_sae, device)
+    check_trainable(variant, training, activations, ks)
+    feed = Feed(activations, training.centre, device)
+    check_objectives(variant, training, feed, train.seeds)
+    architecture = architecture_of(variant, training, feed)
+    run = start(architecture, training, train, feed, ks_of(variant, ks))
+    fingerprint = Fingerprint.of(variant, training, train, ks, activations)
+    if checkpoint is not None:
+        load_checkpoint(run, checkpoint, fingerprint, device)
+    ceiling, size = training.last_constant_step, variant.group_size
+    if not run.step:
+        _snapshot(architecture, run, feed, list(range(len(run.members))))
+    with progress(training.max_steps * training.batch_size, f"{len(run.members)} SAEs", "row") as bar:
+        bar.update(run.step * training.batch_size)
+        while run.members:
+            run.step += 1
+            one_step(architecture, training, run, feed)
+            bar.update(training.batch_size)
+            everyone = list(range(len(run.members)))
+            if run.step >= run.next_snapshot:
+                _snapshot(architecture, run, feed, everyone)
+                run.next_snapshot *= 2**0.5
+            if run.step % training.check_every == 0 or run.step == training.max_steps:
+                _check(architecture, training, train.convergence, run, feed, ceiling, size)
+                if log is not None:
+                    for member in run.members:
+                        log(member.seed, member.curve[-1])
+                bar.set_postfix_str(f"{len(run.members)} training, {run.members[0].losses[-1]:.4g} unexplained")
+                _snapshot(architecture, run, feed, [i for i in everyone if run.members[i].decay_from == run.step])
+                finished = [i for i in everyone if run.members[i].finished(run.step, training)]
+                _snapshot(architecture, run, feed, finished)
+                run.done += [_export(architecture, run, i, feed) for i in finished]
+                if finished:
+                    run.keep([i for i in everyone if i not in finished])
+            if checkpoint is not None and training.checkpoint_every and run.step % training.checkpoint_every == 0:
+                save_checkpoint(run, checkpoint, fingerprint)
+    if checkpoint is not None:
+        remove_checkpoint(checkpoint)
+    place = {key: i for i, key in enumerate((k, seed) for k in ks_of(variant, ks) for seed in train.seeds)}
+    return sorted(run.done, key=lambda sae: place[sae.k, sae.seed])
+
+
+def ks_of(variant: Variant, ks: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The k of each share of the stack; 0 for an architecture that has none."""
+    return ks or (getattr(variant, "k", 0),)
+
+
+def start(
+    architecture: Architecture[Variant], training: SaeTraining, train: Train, feed: Feed, ks: tuple[int, ...]
+) -> Run:
+    """Every member at its initialisation; what `vary` does not name is the same for all seeds."""
+    inits = [_init_key(train, seed) for seed in train.seeds]
+    orders = [seed if train.vary in ("order", "both") else "fixed" for seed in train.seeds]
+    each = [k for k in ks for _ in train.seeds]
+    stack = architecture.initialise(inits * len(ks), each, feed.written)
+    add_objectives(architecture.variant, stack, feed)
+    refresh_partners(architecture, stack)
+    W_dec = _unit(architecture.raw_decoder(stack))
     members = [
-        _Member(
-            seed=seed,
-            order=(order := generator("sae", seed, "order")),
-            permutation=torch.randperm(len(train), generator=order),
-            init=stack.W_dec[i].clone(),
+        Member(
+            seed=train.seeds[i % len(train.seeds)],
+            k=k,
+            order=Order(len(feed), training.batch_size, training.buffer_rows, orders[i % len(train.seeds)]),
+            resampler=generator("sae", train.seeds[i % len(train.seeds)], "resample"),
+            init=W_dec[i].clone(),
         )
-        for i, seed in enumerate(seeds)
+        for i, k in enumerate(each)
     ]
-    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in stack.tensors()]
-    idle = torch.zeros(len(seeds), variant.d_sae, dtype=torch.int64, device=device)
-    done: dict[int, TrainedSae] = {}
-    next_snapshot = float(FIRST_SNAPSHOT)
-    ceiling = training.last_constant_step
-    _snapshot(variant, stack, members, train, step=0)
-    with progress(training.max_steps, f"{len(seeds)} seeds", "step") as bar:
-        for step in range(1, training.max_steps + 1):
-            rows = torch.stack([member.next_batch(training.batch_size) for member in members]).to(device)
-            idle = _step(variant, training, stack, moments, idle, train[rows], step, members)
-            bar.update()
-            if step >= next_snapshot:
-                _snapshot(variant, stack, members, train, step)
-                next_snapshot *= 2**0.5
-            if step % training.check_every and step != training.max_steps:
-                continue
-            _check(variant, training, tolerance, stack, members, validation, power, step, ceiling)
-            decaying = [i for i, member in enumerate(members) if member.decay_from == step]
-            _snapshot(variant, stack, members, train, step, only=decaying)
-            bar.set_postfix_str(f"{len(members)} training, loss {members[0].losses[-1]:.4g}")
-            finished = [i for i, member in enumerate(members) if member.finished(step, training)]
-            if not finished:
-                continue
-            _snapshot(variant, stack, members, train, step, only=finished)
-            for i in finished:
-                done[members[i].seed] = _export(variant, stack.select([i]), members[i], train, mean, scale, step)
-            left = [i for i in range(len(members)) if i not in finished]
-            if not left:
-                break
-            stack, members, idle = stack.select(left), [members[i] for i in left], idle[left]
-            moments = [(m[left], v[left]) for m, v in moments]
-    return [done[seed] for seed in seeds]
+    moments = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in stack.parameters.items()}
+    idle = torch.zeros(len(stack), architecture.variant.d_sae, dtype=torch.int64, device=feed.device)
+    return Run(stack, moments, members, idle, {})
 
 
-def _normalised(activations: Activations, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Training and validation rows centred and scaled so that a training row has mean square norm d_in."""
-    train = activations.splits["train"].to(device, torch.float32)
-    mean = train.mean(0)
-    scale = (train.shape[1] / (train - mean).square().sum(1).mean()).sqrt()
-    validation = activations.splits["validation"].to(device, torch.float32)
-    return (train - mean) * scale, (validation - mean) * scale, mean, scale
+def _init_key(train: Train, seed: int) -> object:
+    return seed if train.vary in ("init", "both") else "fixed"
 
 
-@torch.no_grad()
-def _step(
-    variant: Variant,
-    training: SaeTraining,
-    stack: Stack,
-    moments: list[tuple[Tensor, Tensor]],
-    idle: Tensor,
-    x: Tensor,
-    step: int,
-    members: list[_Member],
-) -> Tensor:
-    """One optimiser step of every member, in place; returns for each latent the steps since it last fired."""
-    gradients, fired = gradients_of(variant, training, stack, idle + 1 >= training.dead_after_steps, x)
-    W_dec, g_dec = stack.W_dec, gradients[2]
-    # only the part of the gradient that turns a decoder row; its length is fixed at one
-    g_dec.addcmul_((g_dec * W_dec).sum(-1, keepdim=True), W_dec, value=-1)
-    norm = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients]).norm(dim=0)
-    clip = (MAX_GRADIENT_NORM / norm.clamp(min=1e-12)).clamp(max=1).view(-1, 1, 1)
-    rate = torch.tensor([m.learning_rate(step, training) for m in members], device=x.device).view(-1, 1, 1)
-    _adam(stack.tensors(), [g.mul_(clip) for g in gradients], moments, rate, step)
-    W_dec.div_(torch.linalg.vector_norm(W_dec, dim=-1, keepdim=True))
-    return torch.where(fired, 0, idle + 1)
-
-
-@torch.no_grad()
-def gradients_of(
-    variant: Variant, training: SaeTraining, stack: Stack, idle: Tensor, x: Tensor
-) -> tuple[list[Tensor], Tensor]:
-    """The gradients of every member's loss on its rows x [S, rows, d_in], and which latents fired [S, d_sae].
-
-    The loss is |residual|^2 / d_in, the mean over rows, plus aux_coefficient times AuxK over the latents that are
-    `idle` [S, d_sae] and do not fire now. The chain rule is written out, because autograd takes half as long again at
-    these shapes; where a latent is inactive its gradient is zero, as ReLU and the selection of the largest have it.
-    """
-    pre = stack.pre_activations(x)
-    acts = activate(variant, pre)
-    fired = acts.sum(1) > 0
-    residual = x - stack.decode(acts)
-    g_out = residual * (-2 / (x.shape[1] * x.shape[2]))
-    g_dec = acts.transpose(1, 2) @ g_out
-    g_pre = (g_out @ stack.W_dec.transpose(1, 2)).mul_(acts.sign())
-    dead = idle & ~fired
-    if training.aux_k and dead.any():
-        column, of_pre, of_dec = aux_gradients(pre, residual, dead, stack.W_dec, training.aux_k)
-        weight = training.aux_coefficient
-        g_pre.scatter_add_(2, column.unsqueeze(1).expand(-1, x.shape[1], -1), of_pre * weight)
-        g_dec.scatter_add_(1, column.unsqueeze(2).expand(-1, -1, x.shape[2]), of_dec * weight)
-    g_benc = g_pre.sum(1, keepdim=True)
-    g_enc = (x - stack.b_dec).transpose(1, 2) @ g_pre
-    g_bdec = torch.baddbmm(g_out.sum(1, keepdim=True), g_benc, stack.W_enc.transpose(1, 2), alpha=-1)
-    return [g_enc, g_benc, g_dec, g_bdec], fired
-
-
-def _adam(
-    parameters: list[Tensor], gradients: list[Tensor], moments: list[tuple[Tensor, Tensor]], rate: Tensor, step: int
-) -> None:
-    """Adam (Kingma and Ba 2015) with a learning rate [S, 1, 1] a member, which torch's own does not offer.
-
-    In the form of their section 2, with the bias corrections in the step size: fewer passes over the parameters.
-    """
-    beta1, beta2 = ADAM_BETAS
-    correction = (1 - beta2**step) ** 0.5
-    size = rate * (-correction / (1 - beta1**step))
-    for parameter, gradient, (m, v) in zip(parameters, gradients, moments, strict=True):
-        m.lerp_(gradient, 1 - beta1)
-        v.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
-        parameter.addcdiv_(m * size, v.sqrt().add_(ADAM_EPS * correction))
+def one_step(architecture: Architecture[Variant], training: SaeTraining, run: Run, feed: Feed) -> None:
+    """One optimiser step of every member on the next batch of its own order."""
+    objectives = architecture.variant.objectives
+    if objectives.consistency and run.step % objectives.consistency.refresh_every == 0:
+        refresh_partners(architecture, run.stack)
+    indices = torch.stack([member.order.next_batch() for member in run.members])
+    batch = feed.batch(indices, following=objectives.temporal_smoothness is not None)
+    long_idle = run.idle + 1 >= training.dead_after_steps
+    found = gradients_of(architecture, training, run.stack, batch, long_idle, run.step, run.scratch)
+    run.idle = torch.where(found.fired, 0, run.idle + 1)
+    rates = [member.learning_rate(run.step, training) for member in run.members]
+    norms = take_step(architecture, training, run.stack, run.moments, found, rates, run.step)
+    logged = {f"loss/{name}": value for name, value in found.terms.items()} | {"gradient_norm": norms}
+    for name, value in logged.items():
+        run.sums[name] = run.sums[name] + value if name in run.sums else value
+    if training.resample_every and run.step % training.resample_every == 0:
+        dead = run.idle >= training.dead_after_steps
+        resample(run.stack, run.moments, dead, found, [member.resampler for member in run.members])
+        run.idle = torch.where(dead, 0, run.idle)
 
 
 @torch.no_grad()
 def _check(
-    variant: Variant,
+    architecture: Architecture[Variant],
     training: SaeTraining,
     tolerance: Convergence,
-    stack: Stack,
-    members: list[_Member],
-    validation: Tensor,
-    power: Tensor,
-    step: int,
+    run: Run,
+    feed: Feed,
     ceiling: int,
+    group_size: int,
 ) -> None:
-    """Log the held-out loss of every member and begin the decay of those that converged or ran out of steps."""
-    x = validation.expand(len(members), *validation.shape)
-    acts = activate(variant, stack.pre_activations(x))
-    losses = ((x - stack.decode(acts)).square().sum(-1).mean(-1) / power).tolist()
-    firing = (acts > 0).any(1)
-    cosines = (stack.W_dec * torch.stack([member.init for member in members])).sum(-1)
+    """Log the held-out loss of every member and begin the decay of the groups that converged or ran out of steps."""
+    members, step = run.members, run.step
+    held_out = _on_held_out(architecture, run.stack, feed, training.batch_size)
+    cosines = (_unit(architecture.raw_decoder(run.stack)) * torch.stack([member.init for member in members])).sum(-1)
     # a latent that never fires stays where it was put, and says nothing about the training of the others
+    firing = held_out.fired.repeat(1, cosines.shape[1] // held_out.fired.shape[1])
     cosines = torch.where(firing, cosines, 0).sum(1) / firing.sum(1).clamp(min=1)
-    active = (acts > 0).double().sum(-1).mean(-1).tolist()
+    alive = (run.idle < training.dead_after_steps).double().mean(1)
+    since = step - (members[0].steps[-1] if members[0].steps else 0)
+    means = {name: (value.double() / since).tolist() for name, value in run.sums.items()}
+    run.sums = {}
     for i, member in enumerate(members):
         member.steps.append(step)
-        member.losses.append(losses[i])
+        member.losses.append(held_out.unexplained[i].item())
         member.cosines.append(cosines[i].item())
         member.curve.append(
             {
                 "step": step,
-                "unexplained_variance": losses[i],
-                "l0": active[i],
-                "firing_fraction": firing[i].double().mean().item(),
+                "unexplained_variance": member.losses[-1],
+                "explained_variance": 1 - member.losses[-1],
+                "l0": held_out.l0[i].item(),
+                "alive_fraction": alive[i].item(),
+                "firing_fraction": held_out.fired[i].double().mean().item(),
+                "activation_coverage": held_out.coverage[i].item(),
                 "cosine_to_init": member.cosines[-1],
                 "learning_rate": member.learning_rate(step, training),
+                **{name: values[i] for name, values in means.items()},
             }
         )
-        if member.decay_from is not None:
-            continue
         verdict = judge(member.steps, member.losses, member.cosines, tolerance)
-        if verdict is not None and step >= training.min_steps:
+        if member.decay_from is None and verdict is not None and step >= training.min_steps:
             member.loss_fall, member.cosine_change = verdict.loss_fall, verdict.cosine_change
             member.converged = verdict.converged
-        if member.converged or step >= ceiling:
-            member.decay_from = step
+    for first in range(0, len(members), group_size):
+        group = members[first : first + group_size]
+        if group[0].decay_from is None and (all(member.converged for member in group) or step >= ceiling):
+            for member in group:
+                member.decay_from = step
+
+
+@dataclass
+class _HeldOut:
+    """On the held-out rows: error over power [S], mean L0 [S], latents that fire [S, d_sae], rows with any [S]."""
+
+    unexplained: Tensor
+    l0: Tensor
+    fired: Tensor
+    coverage: Tensor
+
+
+def _on_held_out(architecture: Architecture[Variant], stack: Stack, feed: Feed, size: int) -> _HeldOut:
+    # as many rows at once as in a step: a selection over the batch must not depend on how many members there are
+    S, d_sae, rows = len(stack), architecture.variant.d_sae, feed.held_out.x.shape[1]
+    device = feed.device
+    error, power = torch.zeros(S, device=device), torch.zeros(S, device=device)
+    active, covered = torch.zeros(S, device=device), torch.zeros(S, device=device)
+    fired = torch.zeros(S, d_sae, dtype=torch.bool, device=device)
+    for start in range(0, rows, size):
+        x = feed.held_out.x[:, start : start + size]
+        target = feed.held_out.target[:, start : start + size]
+        forward = architecture.forward(stack, Batch(x.expand(S, *x.shape[1:]), target.expand(S, *target.shape[1:])))
+        error += (forward.target - forward.out).square().sum((1, 2))
+        power += forward.target.square().sum((1, 2))
+        on = forward.acts > 0
+        active += on.sum((1, 2))
+        covered += on.any(-1).sum(-1)
+        fired |= on.any(1)
+    return _HeldOut(error / power, active / rows, fired, covered / rows)
 
 
 @torch.no_grad()
-def _snapshot(
-    variant: Variant, stack: Stack, members: list[_Member], train: Tensor, step: int, only: list[int] | None = None
-) -> None:
-    for i in only if only is not None else range(len(members)):
-        one = stack.select([i])
-        counts = firing_counts(variant, one, _threshold(variant, one, train), train)
-        members[i].snapshots[step] = (one.W_dec[0], one.W_enc[0], counts)
-
-
-def _threshold(variant: Variant, stack: Stack, train: Tensor) -> Tensor | None:
-    return calibrate_threshold(stack, train, variant.k) if variant.architecture == "batchtopk" else None
+def _snapshot(architecture: Architecture[Variant], run: Run, feed: Feed, which: list[int]) -> None:
+    for i in which:
+        one = run.stack.select([i])
+        architecture.calibrate(one, feed.calibration)
+        decoder, encoder = _unit(architecture.raw_decoder(one))[0], one.parameters["W_enc_T"][0].T
+        run.members[i].snapshots[run.step] = (decoder.clone(), encoder.clone(), firing_counts(architecture, one, feed))
 
 
 @torch.no_grad()
-def firing_counts(variant: Variant, stack: Stack, threshold: Tensor | None, rows: Tensor) -> Tensor:
-    """How many of the rows [rows, d_in] each latent of a single-member stack fires on: int64 [d_sae]."""
-    counts = torch.zeros(variant.d_sae, dtype=torch.int64, device=rows.device)
-    for block in rows.split(8192):
-        counts += (infer(variant, stack, threshold, block.unsqueeze(0)) > 0).sum(1)[0]
+def firing_counts(architecture: Architecture[Variant], stack: Stack, feed: Feed) -> Tensor:
+    """How many of the training rows each latent of a single-member stack fires on: int64 [d_sae].
+
+    Counted on an evenly spread sample, and scaled up, where there are more than CALIBRATION_ROWS training rows.
+    """
+    counts = torch.zeros(architecture.variant.d_sae, dtype=torch.int64, device=feed.device)
+    for block in feed.calibration.split(BLOCK_ROWS):
+        counts += (architecture.infer(stack, block.unsqueeze(0)) > 0).sum(1)[0]
+    if len(feed) > len(feed.calibration):
+        counts = (counts.double() * len(feed) / len(feed.calibration)).round().long()
     return counts
 
 
 @torch.no_grad()
-def _export(
-    variant: Variant, stack: Stack, member: _Member, train: Tensor, mean: Tensor, scale: Tensor, step: int
-) -> TrainedSae:
-    """Fold the normalisation x -> (x - mean) * scale into the weights, so that the SAE reads raw activations.
-
-    Activations shrink by the scale: acts_raw = acts / scale, so W_enc and W_dec stay and b_enc and the threshold
-    are divided; b_dec becomes mean + b_dec / scale.
-    """
-    threshold = _threshold(variant, stack, train)
+def _export(architecture: Architecture[Variant], run: Run, i: int, feed: Feed) -> TrainedSae:
+    member, one = run.members[i], run.stack.select([i])
+    architecture.calibrate(one, feed.calibration)
     return TrainedSae(
         seed=member.seed,
-        W_enc=stack.W_enc[0],
-        b_enc=stack.b_enc[0, 0] / scale,
-        W_dec=stack.W_dec[0],
-        b_dec=mean + stack.b_dec[0, 0] / scale,
-        threshold=None if threshold is None else (threshold / scale).expand(variant.d_sae).clone(),
-        firing_counts=member.snapshots[step][2],
+        k=member.k,
+        weights=fold(architecture, one, feed.scale, feed.target_scale),
+        firing_counts=member.snapshots[run.step][2],
+        seen=_seen(architecture, one, feed),
         converged=member.converged,
-        steps=step,
-        constant_steps=member.decay_from or step,
+        steps=run.step,
+        constant_steps=member.decay_from or run.step,
         loss_fall=member.loss_fall,
         cosine_change=member.cosine_change,
         cosine_to_init=member.cosines[-1],
         snapshots=member.snapshots,
         curve=member.curve,
     )
+
+
+@torch.no_grad()
+def _seen(architecture: Architecture[Variant], one: Stack, feed: Feed) -> tuple[Tensor, Tensor, Tensor]:
+    x = feed.held_out.x[:, :SEEN_ROWS]
+    acts = architecture.infer(one, x)
+    out = architecture.reconstruct(one, x, acts)
+    acts, rows = architecture.in_output_units(one, acts)[0], feed.held_out_raw[:SEEN_ROWS]
+    if isinstance(architecture, RouteSaeArchitecture):
+        return rows, acts, out[0]
+    return rows, acts / feed.target_scale.factor, feed.target_scale.centre + out[0] / feed.target_scale.factor
+
+
+def initial_weights(
+    variant: Variant, training: SaeTraining, train: Train, seed: int, activations: Activations
+) -> dict[str, Tensor]:
+    """The weights that `seed` trained from, as an SAE for raw activations (a threshold calibrated as at the end)."""
+    feed = Feed(activations, training.centre, torch.device("cpu"))
+    architecture = architecture_of(variant, training, feed)
+    one = architecture.initialise([_init_key(train, seed)], ks_of(variant, None), feed.written)
+    architecture.calibrate(one, feed.calibration)
+    return fold(architecture, one, feed.scale, feed.target_scale)
+
+
+def architecture_of(variant: Variant, training: SaeTraining, feed: Feed) -> Architecture[Variant]:
+    made: Architecture[Variant] = REGISTRY[variant.architecture](
+        variant, feed.d_in, feed.d_out, feed.n_layers, training.decoder_norm == "unit"
+    )
+    return made
+
+
+def fold(architecture: Architecture[Variant], one: Stack, scale: Scale, target_scale: Scale) -> dict[str, Tensor]:
+    """The weights of a single-member stack such that the SAE reads and writes raw activations, with unit decoder rows.
+
+    Normalisation is x -> (x - centre) * factor. Activations shrink by the target's factor, so W_enc is multiplied by
+    factor / target factor (one for an SAE) and biases and thresholds are divided by the target's. An SAE subtracts
+    b_dec from its input, a transcoder does not. A router mixes layers before anything could be folded: its SAE keeps
+    the normalisation as `layer_mean` and `layer_scale`.
+    """
+    p = {name: tensor[0] for name, tensor in one.parameters.items()}
+    norms = architecture.norms(one)
+    length = torch.ones_like(p["b_enc"][0]) if norms is None else norms[0, 0]
+    W_enc = p["W_enc_T"].T * length
+    b_enc = p["b_enc"][0] * length
+    weights = {"W_dec": _unit(architecture.raw_decoder(one))[0], "b_dec": p["b_dec"][0]}
+    thresholds = {}
+    if architecture.has_threshold:
+        # what it was calibrated on already counts the norms of the decoder rows
+        thresholds["threshold"] = one.buffers["threshold"][0].expand(len(length))
+    elif "threshold" in p:
+        thresholds["threshold"] = p["threshold"][0] * length
+    if "W_router" in p:
+        layers = {"W_router": p["W_router"], "layer_mean": scale.centre, "layer_scale": scale.factor[:, 0]}
+        if len(weights["W_dec"]) > architecture.variant.d_sae:
+            weights["W_dec"] = weights["W_dec"].unflatten(0, (architecture.n_layers, -1))
+        return {"W_enc": W_enc.contiguous(), "b_enc": b_enc, **weights, **layers}
+    factor = target_scale.factor
+    biases = {"b_enc": b_enc / factor}
+    if "r_mag" in p:
+        biases = {"b_gate": b_enc / factor, "b_mag": p["b_mag"][0] * length / factor, "r_mag": p["r_mag"][0]}
+    weights["b_dec"] = target_scale.centre + p["b_dec"][0] / factor
+    if isinstance(architecture, TranscoderArchitecture):
+        ratio = scale.factor / factor
+        W_enc = W_enc * ratio
+        biases["b_enc"] = biases["b_enc"] - scale.centre @ W_enc
+        if "W_skip" in p:
+            # [d_out, d_in], as SAELens has it
+            weights["W_skip"] = (p["W_skip"] * ratio).T.contiguous()
+            weights["b_dec"] = weights["b_dec"] - weights["W_skip"] @ scale.centre
+    folded = {name: threshold / factor for name, threshold in thresholds.items()}
+    return {"W_enc": W_enc.contiguous(), **biases, **weights, **folded}
+
+
+def _unit(rows: Tensor) -> Tensor:
+    return normalize(rows, dim=-1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from reseed.artifacts import derive_seed
 from reseed.matching import Array, cosines
 from reseed.params import Stability
 from reseed.stability.dictionaries import Dictionary, SeedSet
-from reseed.stability.jackknife import Estimate, leave_one_out
+from reseed.stability.jackknife import Estimate, Groups, leave_one_out
 from reseed.stability.nulls import NULLS, CovarianceNull, isotropic, isotropic_mean_max_cos
 from reseed.stability.statistics import STATISTICS, agreement, best_matches
 
@@ -23,11 +22,12 @@ HISTOGRAM_BINS = np.linspace(0, 1, 41)
 
 @dataclass(frozen=True)
 class StatisticReport:
-    """One statistic over all pairs of seeds. kappa = (value - null) / (1 - null) against the strictest null.
+    """One statistic over all pairs of independent seeds. kappa = (value - null) / (1 - null), of the strictest null.
 
-    With a seed left out, value and nulls are means over the pairs that are left; the covariance null of a pair is
-    drawn once, from the covariance of all seeds (that of the seeds left moves it by 0.006 or less here).
-    kappa is None where the strictest null leaves less than 0.1 of room, there or with a seed left out.
+    Seeds of one group are no pair, and a group is left out whole. With a seed (a group) left out, value and nulls are
+    means over the pairs that are left; the covariance null of a pair is drawn once, from the covariance of all seeds
+    (that of the seeds left moves it by 0.006 or less here). kappa is None where the strictest null leaves less than
+    0.1 of room, there or with a seed left out.
     """
 
     value: Estimate
@@ -43,6 +43,7 @@ class StatisticReport:
 class Certificate:
     """Whether a figure may be used: all seeds converged by their own rule, and the statistic has settled.
 
+    seeds: independent ones, so coupled seeds count once a group, and as converged if all of the group are.
     change: by how much the statistic or its kappa (whichever moved more) changed over the last doubling of steps
     before the learning rate decayed.
     """
@@ -94,18 +95,20 @@ def analyse(seed_set: SeedSet, options: Stability, key: str) -> ArmReport:
             raise ReseedError(f"{key}: seed {seed} has no alive latent (stability.alive_min_count)")
     alive = [dictionary.select(mask) for dictionary, mask in zip(final, masks, strict=True)]
     untrained = [dictionary.select(mask) for dictionary, mask in zip(initial, masks, strict=True)]
-    n = len(final)
-    reports = _reports(_tables(alive, untrained, options, f"{key}/alive"), n)
+    groups = seed_set.groups
+    reports = _reports(_tables(alive, untrained, groups, options, f"{key}/alive"), groups)
     steps = _over_steps(seed_set, options, key)
     per_seed = seed_set.metrics
     together = min(int(metrics["constant_steps"]) for metrics in per_seed)
     return ArmReport(
         alive=reports,
-        all_latents=_reports(_tables(final, initial, options, f"{key}/all"), n),
+        all_latents=_reports(_tables(final, initial, groups, options, f"{key}/all"), groups),
         certificates={
             statistic: Certificate(
-                seeds_converged=sum(int(metrics["converged"]) for metrics in per_seed),
-                seeds=n,
+                seeds_converged=sum(
+                    all(per_seed[seed]["converged"] for seed in groups.members([group])) for group in range(len(groups))
+                ),
+                seeds=len(groups),
                 change=_change_over_last_doubling(
                     [row for row in steps if row["statistic"] == statistic and float(row["step"]) <= together]
                 ),
@@ -113,37 +116,37 @@ def analyse(seed_set: SeedSet, options: Stability, key: str) -> ArmReport:
             )
             for statistic in STATISTICS
         },
-        alive_fraction=_mean_over_seeds([float(mask.mean()) for mask in masks]),
-        decoder_dimension=_mean_over_seeds([_effective_dimension(dictionary.decoder) for dictionary in alive]),
+        alive_fraction=_mean_over_seeds([float(mask.mean()) for mask in masks], groups),
+        decoder_dimension=_mean_over_seeds([_effective_dimension(dictionary.decoder) for dictionary in alive], groups),
         held_out={
-            name: _mean_over_seeds([float(metrics[name]) for metrics in per_seed])
+            name: _mean_over_seeds([float(metrics[name]) for metrics in per_seed], groups)
             for name in ("explained_variance", "mse", "l0")
         },
-        cosine_to_init=_mean_over_seeds([float(metrics["cosine_to_init"]) for metrics in per_seed]),
+        cosine_to_init=_mean_over_seeds([float(metrics["cosine_to_init"]) for metrics in per_seed], groups),
         max_steps=max(int(metrics["steps"]) for metrics in per_seed),
         steps=steps,
-        histogram=_histogram(alive, options, key),
+        histogram=_histogram(alive, groups, options, key),
     )
 
 
-def _tables(final: list[Dictionary], initial: list[Dictionary], options: Stability, key: str) -> Tables:
-    """statistic -> {"value" or a null -> symmetric matrix [seeds, seeds]}; the diagonal is unused."""
+def _tables(final: list[Dictionary], initial: list[Dictionary], groups: Groups, options: Stability, key: str) -> Tables:
+    """statistic -> {"value" or a null -> symmetric matrix [seeds, seeds]}, NaN within a group."""
     n = len(final)
-    tables: Tables = {s: {name: np.zeros((n, n)) for name in ("value", *NULLS)} for s in STATISTICS}
+    tables: Tables = {s: {name: np.full((n, n), np.nan) for name in ("value", *NULLS)} for s in STATISTICS}
     gaussian = CovarianceNull.of(final)
-    for i, j in combinations(range(n), 2):
-        (n_a, d_in), n_b = final[i].decoder.shape, len(final[j].decoder)
+    for i, j in groups.all_pairs():
+        (n_a, d_out), n_b = final[i].decoder.shape, len(final[j].decoder)
         random = np.random.default_rng(derive_seed("null", key, i, j))
         pair = {
             "value": agreement(final[i], final[j], options.shared_cosine),
             "untrained": agreement(initial[i], initial[j], options.shared_cosine),
             "covariance": _mean_agreement(gaussian.draw, n_a, n_b, options, options.null_draws, random),
             "isotropic": _mean_agreement(
-                lambda size, random, d_in=d_in: isotropic(size, d_in, random),  # type: ignore[misc]
+                lambda size, random, d_out=d_out: isotropic(size, d_out, random),  # type: ignore[misc]
                 n_a, n_b, options, options.null_draws, random,
             ),
         }  # fmt: skip
-        pair["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, n_b, d_in)
+        pair["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, n_b, d_out)
         for name, figures in pair.items():
             for statistic in STATISTICS:
                 tables[statistic][name][i, j] = tables[statistic][name][j, i] = figures[statistic]
@@ -158,35 +161,38 @@ def _mean_agreement(
     return {statistic: float(np.mean([figure[statistic] for figure in figures])) for statistic in STATISTICS}
 
 
-def _reports(tables: Tables, n: int) -> dict[str, StatisticReport]:
+def _reports(tables: Tables, groups: Groups) -> dict[str, StatisticReport]:
     reports = {}
     for statistic, table in tables.items():
-        value = leave_one_out(lambda members, t=table: _mean_over_pairs(t["value"], members), n)  # type: ignore[misc]
-        kappa = leave_one_out(lambda members, t=table: _kappa(t, members), n)  # type: ignore[misc]
+        value = leave_one_out(
+            lambda left, t=table: _mean_over_pairs(t["value"], groups.pairs(left)),  # type: ignore[misc]
+            len(groups),
+        )
+        kappa = leave_one_out(lambda left, t=table: _kappa(t, groups.pairs(left)), len(groups))  # type: ignore[misc]
         assert value is not None
-        nulls = {name: _mean_over_pairs(table[name], range(n)) for name in NULLS}
+        nulls = {name: _mean_over_pairs(table[name], groups.all_pairs()) for name in NULLS}
         reports[statistic] = StatisticReport(value, nulls, kappa)
     return reports
 
 
-def _mean_over_pairs(matrix: Array, members: Sequence[int]) -> float:
-    return float(np.mean([matrix[i, j] for i, j in combinations(members, 2)]))
+def _mean_over_pairs(matrix: Array, pairs: Sequence[tuple[int, int]]) -> float:
+    return float(np.mean([matrix[i, j] for i, j in pairs]))
 
 
-def _kappa(table: dict[str, Array], members: Sequence[int]) -> float | None:
-    null = max(_mean_over_pairs(table[name], members) for name in NULLS)
+def _kappa(table: dict[str, Array], pairs: Sequence[tuple[int, int]]) -> float | None:
+    null = max(_mean_over_pairs(table[name], pairs) for name in NULLS)
     if 1 - null < MIN_ROOM:
         return None
-    return (_mean_over_pairs(table["value"], members) - null) / (1 - null)
+    return (_mean_over_pairs(table["value"], pairs) - null) / (1 - null)
 
 
 def _over_steps(seed_set: SeedSet, options: Stability, key: str) -> list[dict[str, float | str]]:
     """Value and covariance null of every statistic at every snapshot before the decay, over the latents alive then."""
     rows: list[dict[str, float | str]] = []
+    pairs = seed_set.groups.all_pairs()
     for step in seed_set.constant_steps:
         taken = seed_set.at_constant_rate(step)
         alive = [dictionary.select(dictionary.alive(options.alive_min_count)) for dictionary in taken]
-        pairs = list(combinations(range(len(alive)), 2))
         values = [agreement(alive[i], alive[j], options.shared_cosine) for i, j in pairs]
         gaussian = CovarianceNull.of(alive)
         random = np.random.default_rng(derive_seed("null", key, step))
@@ -213,9 +219,9 @@ def _change_over_last_doubling(rows: list[dict[str, float | str]]) -> float:
     return max(float(abs(figures[-1] - np.interp(steps[-1] - 1, steps, figures))) for figures in (values, kappas))
 
 
-def _histogram(alive: list[Dictionary], options: Stability, key: str) -> list[dict[str, float | str]]:
+def _histogram(alive: list[Dictionary], groups: Groups, options: Stability, key: str) -> list[dict[str, float | str]]:
     rows: list[dict[str, float | str]] = []
-    pairs = list(combinations(range(len(alive)), 2))
+    pairs = groups.all_pairs()
     random = np.random.default_rng(derive_seed("histogram", key))
     gaussian = CovarianceNull.of(alive)
     drawn = [
@@ -238,7 +244,7 @@ def _effective_dimension(decoder: Array) -> float:
     return float(spectrum.sum() ** 2 / np.sum(spectrum**2)) if spectrum.sum() > 0 else 0.0
 
 
-def _mean_over_seeds(figures: list[float]) -> Estimate:
-    estimate = leave_one_out(lambda members: float(np.mean([figures[i] for i in members])), len(figures))
+def _mean_over_seeds(figures: list[float], groups: Groups) -> Estimate:
+    estimate = leave_one_out(lambda left: float(np.mean([figures[i] for i in groups.members(left)])), len(groups))
     assert estimate is not None
     return estimate

@@ -15,7 +15,7 @@ NULLS = ("isotropic", "covariance", "untrained")
 STRETCH_DRAWS, STRETCH_STEPS = 2000, 10
 
 
-def isotropic_mean_max_cos(n_a: int, n_b: int, d_in: int) -> float:
+def isotropic_mean_max_cos(n_a: int, n_b: int, d_out: int) -> float:
     """Exact expectation of mean_max_cos for independent uniform unit vectors.
 
     cos^2 of two such vectors is Beta(1/2, (d-1)/2), so the maximum of |cos| over m vectors has the distribution
@@ -23,14 +23,17 @@ def isotropic_mean_max_cos(n_a: int, n_b: int, d_in: int) -> float:
     """
 
     def expected_maximum(m: int) -> float:
-        return float(quad(lambda t: 1 - betainc(0.5, (d_in - 1) / 2, t * t) ** m, 0, 1, limit=200)[0])
+        return float(quad(lambda t: 1 - betainc(0.5, (d_out - 1) / 2, t * t) ** m, 0, 1, limit=200)[0])
 
     return (expected_maximum(n_b) + expected_maximum(n_a)) / 2
 
 
-def isotropic(n: int, d_in: int, random: np.random.Generator) -> Dictionary:
-    """n uniform unit decoder rows, with the encoder equal to the decoder (a tied random SAE)."""
-    rows = unit_rows(random.standard_normal((n, d_in)))
+def isotropic(n: int, d_out: int, random: np.random.Generator) -> Dictionary:
+    """n uniform unit decoder rows, with the encoder equal to the decoder (a tied random SAE).
+
+    Tied is the strictest: an encoder of its own could only lower the share of latents that match under both.
+    """
+    rows = unit_rows(random.standard_normal((n, d_out)))
     return Dictionary(rows, rows, np.zeros(n, dtype=np.int64))
 
 
@@ -46,19 +49,21 @@ class CovarianceNull:
     """
 
     root: Array
-    """[r, 2 d_in]: its Gram matrix is the joint covariance of (decoder, encoder) rows before they are made unit."""
+    """[r, d_out + d_in]: its Gram matrix is the joint covariance of (decoder, encoder) rows before they are unit."""
     mean: Array
+    d_out: int
 
     @classmethod
     def of(cls, seeds: list[Dictionary]) -> CovarianceNull:
         decoder, decoder_mean = stretched(np.vstack([seed.decoder for seed in seeds]))
         encoder, encoder_mean = stretched(np.vstack([seed.encoder for seed in seeds]))
         root = np.linalg.qr(np.hstack([decoder, encoder]), mode="r") / np.sqrt(len(decoder))
-        return cls(root, np.concatenate([decoder_mean, encoder_mean]))
+        return cls(root, np.concatenate([decoder_mean, encoder_mean]), len(decoder_mean))
 
     def draw(self, n: int, random: np.random.Generator) -> Dictionary:
         """A dictionary of n latents."""
-        decoder, encoder = np.hsplit(random.standard_normal((n, len(self.root))) @ self.root + self.mean, 2)
+        rows = random.standard_normal((n, len(self.root))) @ self.root + self.mean
+        decoder, encoder = np.hsplit(rows, [self.d_out])
         return Dictionary(unit_rows(decoder), unit_rows(encoder), np.zeros(n, dtype=np.int64))
 
 

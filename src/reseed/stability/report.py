@@ -21,13 +21,15 @@ def summary(
     """The content of stability.json: nested figures by arm, and `records`, a list that `dvc metrics show` leaves out.
 
     A record holds, for one (arm, statistic, latents), value and kappa with every seed left out in turn, so that a
-    claim over several variants can be judged with its seeds left out together.
+    claim over several variants can be judged with its seeds left out together. `seeds` counts independent seeds: where
+    an objective couples them it is the number of groups, each of `group_size` seeds of the `seeds` given.
     """
     return {
         "architecture": variant.architecture,
         "d_sae": variant.d_sae,
-        "k": variant.k,
-        "seeds": seeds,
+        **({} if (k := getattr(variant, "k", None)) is None else {"k": k}),
+        "seeds": seeds // variant.group_size,
+        **({"group_size": variant.group_size} if variant.group_size > 1 else {}),
         "alive_min_count": options.alive_min_count,
         **{arm: _arm(report, activation_dimensions[arm], options.confidence) for arm, report in arms.items()},
         "records": [
