@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,7 +32,7 @@ SECONDS = 2.0
 """How long a round of one trainer should take at least."""
 ROUNDS = 5
 MIN_STEPS = 30
-"""Steps that every trainer takes before the clock, so that none is timed on its first, easier batches."""
+"""Steps that every trainer takes before the clock (4 where one takes over a second)."""
 
 
 def rows_for(d_in: int, batch: int) -> Any:
@@ -52,11 +51,12 @@ def rows_for(d_in: int, batch: int) -> Any:
     return rows * (d_in / rows.square().sum(1).mean()).sqrt()
 
 
-def stepper(trainer: str, seeds: int, d_in: int, d_sae: int, k: int, batch: int, device: str) -> Callable[[int], Any]:
+def stepper(
+    trainer: str, rows: Any, seeds: int, d_in: int, d_sae: int, k: int, batch: int, device: str
+) -> Callable[[int], Any]:
     """step(i) takes one step of every SAE on its i-th batch and returns the reconstruction losses."""
     import torch
 
-    rows = rows_for(d_in, batch)
     if trainer == "reseed":
         return reseed_stepper(rows, seeds, d_sae, k, batch, device)
     from benches.peers import dictionary_learning_stepper, saelens_stepper
@@ -105,9 +105,14 @@ def child(arguments: argparse.Namespace) -> None:
 
     torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    import benches.peers  # noqa: F401
+    import reseed.saes.train  # noqa: F401 (memory is counted from after the imports and the making of the rows)
+
     d_in, d_sae, k, batch = arguments.shape[0]
-    step = stepper(arguments.child, arguments.seeds[0], d_in, d_sae, k, batch, arguments.device)
+    rows = rows_for(d_in, batch)
+    before = resident("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
+    step = stepper(arguments.child, rows, arguments.seeds[0], d_in, d_sae, k, batch, arguments.device)
     taken = 0
     for line in sys.stdin:
         losses: list[float] = []
@@ -119,9 +124,15 @@ def child(arguments: argparse.Namespace) -> None:
             torch.cuda.synchronize()
             peak = torch.cuda.max_memory_allocated() / 2**20
         else:
-            peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+            peak = resident("VmHWM") - before
         seconds = time.perf_counter() - started
         print(json.dumps({"seconds": seconds, "loss": statistics.mean(losses), "peak": peak}), flush=True)
+
+
+def resident(kind: str) -> float:
+    """This process's resident memory now (VmRSS) or at its peak (VmHWM), in MB."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
+    return int(line.split()[1]) / 1024
 
 
 def compare(shape: tuple[int, ...], seeds: int, threads: int, device: str) -> list[dict[str, Any]]:
@@ -151,9 +162,10 @@ def compare(shape: tuple[int, ...], seeds: int, threads: int, device: str) -> li
     # as many steps for all, from the time that the slowest takes for two
     slowest = max(turn(trainer, 2)["seconds"] for trainer in TRAINERS)
     slowest = max(turn(trainer, 2)["seconds"] for trainer in TRAINERS) / 2
-    steps = max(2, round(SECONDS / slowest))
-    for trainer in TRAINERS:
-        turn(trainer, max(2, MIN_STEPS - 4) if slowest < 1 else 2)
+    steps = max(1, round(SECONDS / slowest))
+    if slowest < 1:
+        for trainer in TRAINERS:
+            turn(trainer, MIN_STEPS - 4)
     rounds: dict[str, list[dict[str, float]]] = {trainer: [] for trainer in TRAINERS}
     for _ in range(ROUNDS):
         for trainer in TRAINERS:

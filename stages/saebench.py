@@ -70,12 +70,12 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
                         )
                     )
                     bar.update()
-    confidence = params.stability.confidence
+    confidence, size = params.stability.confidence, chosen.group_size
     write_json(
         out / "saebench.json",
         {
-            "core": core_summary(core["trained"], core["random"], confidence),
-            "sparse_probing": probing_summary(probing["trained"], probing["random"], records, confidence),
+            "core": core_summary(core["trained"], core["random"], confidence, size),
+            "sparse_probing": probing_summary(probing["trained"], probing["random"], records, confidence, size),
         },
     )
     return {"variant": chosen, "sae": config.sae, "train": params.train, "saebench": params.saebench}

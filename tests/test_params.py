@@ -44,7 +44,7 @@ def test_the_committed_files_are_valid() -> None:
         ("train.seeds", [0, 1, 1.5], "train.seeds.2: found 1.5, allowed: a valid integer"),
         ("variants.topk-k4.k", 129, "allowed: k of at most d_sae (128)"),
         ("variants.topk-k4.k", 0, "variants.topk-k4.k: found 0, allowed: greater than or equal to 1"),
-        ("variants.topk-k4.architecture", "relu", "found 'relu', allowed: 'topk' or 'batchtopk'"),
+        ("variants.topk-k4.architecture", "relu", "does not match any of the expected tags: 'standard', 'topk', "),
         ("variants.topk-k4.dsae", 3, "unknown key 'variants.topk-k4.dsae'"),
         ("stability.null_draws", 0, "stability.null_draws: found 0, allowed: greater than or equal to 1"),
         ("stability.confidence", 1.0, "stability.confidence: found 1.0, allowed: less than 1"),

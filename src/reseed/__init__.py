@@ -1,5 +1,6 @@
 """reseed: do the features of a sparse autoencoder survive a reseed?"""
 
+import os
 import re
 import sys
 from importlib import metadata
@@ -13,6 +14,9 @@ NUMERIC_PACKAGES = (
     "numba", "numpy", "safetensors", "sae-bench", "sae-lens", "scikit-learn", "scipy", "torch", "transformer-lens",
 )  # fmt: skip
 
+
+# Before torch is imported: its threads would else spin after each product, on the cores that the kernels need next.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 INTERRUPTED = "interrupted: nothing half-made was left, `dvc repro` continues from here"
 

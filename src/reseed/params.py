@@ -521,7 +521,10 @@ def _finite(value: Any) -> Any:
 
 def _sentence(path: Path, error: ValidationError) -> str:
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"]) or "the file"
+    # pydantic names the member of a union that it tried, after the key whose value chose it
+    parts = [str(part) for part in first["loc"]]
+    tags = [i + 2 for i, part in enumerate(parts[:-2]) if part == "variants"]
+    key = ".".join(part for i, part in enumerate(parts) if i not in tags) or "the file"
     found = first["input"]
     if first["type"] == "extra_forbidden":
         return f"{path}: unknown key {key!r}; remove it or correct its spelling"

@@ -14,7 +14,7 @@ RECORDS = [
 def test_only_tasks_that_count_enter_and_differences_are_paired_by_seed() -> None:
     trained = [{"a": {1: value}, "b": {1: 0.1}} for value in (0.6, 0.7, 0.8)]
     random = [{"a": {1: value}, "b": {1: 0.9}} for value in (0.5, 0.6, 0.7)]
-    found = probing_summary(trained, random, RECORDS, 0.95)
+    found = probing_summary(trained, random, RECORDS, 0.95, 1)
     assert found["tasks_counted"] == 1
     assert found["dense"] == 0.9
     top = found["top_1"]
@@ -27,7 +27,7 @@ def test_only_tasks_that_count_enter_and_differences_are_paired_by_seed() -> Non
 
 
 def test_without_a_task_that_counts_there_is_no_score() -> None:
-    found = probing_summary([{"b": {1: 0.5}}] * 3, [{"b": {1: 0.5}}] * 3, RECORDS[1:], 0.95)
+    found = probing_summary([{"b": {1: 0.5}}] * 3, [{"b": {1: 0.5}}] * 3, RECORDS[1:], 0.95, 1)
     assert found["tasks_counted"] == 0
     assert set(found) == {"tasks_counted", "tasks"}
 
@@ -38,7 +38,15 @@ def test_core_keeps_the_random_sae_beside() -> None:
         dict.fromkeys(names, value) | {"ce_loss_without_sae": 2.0, "ce_loss_with_ablation": 5.0}
         for value in (1.0, 2.0, 3.0)
     ]
-    found = core_summary(scores, scores[:1] * 3, 0.95)
-    assert found["l0"] == interval([1.0, 2.0, 3.0], 0.95)
+    found = core_summary(scores, scores[:1] * 3, 0.95, 1)
+    assert found["l0"] == interval([1.0, 2.0, 3.0], 0.95, 1)
     assert found["random_sae"]["l0"] == 1.0
     assert (found["ce_loss_without_sae"], found["ce_loss_with_ablation"]) == (2.0, 5.0)
+
+
+def test_seeds_that_trained_together_are_one_observation() -> None:
+    figures = [0.1, 0.3, 0.5, 0.7, 0.2, 0.4]
+    found = interval(figures, 0.95, 2)
+    means = [0.2, 0.6, 0.3]
+    low, high = stats.t.interval(0.95, 2, sum(means) / 3, stats.sem(means))
+    assert (found["low"], found["high"]) == pytest.approx((low, high))

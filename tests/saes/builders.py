@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from reseed.activations.store import Activations, Provenance, read_activations, write_activations
 from reseed.matching import assign, cosines
@@ -53,7 +54,7 @@ CASES = ARCHITECTURES | FORMS
 
 def case(name: str, **change: Any) -> Variant:
     """The variant of a name in CASES: an architecture, and after a dash what is special about it."""
-    return variant_of(architecture=name.split("-")[0], d_sae=D_SAE, **(CASES[name] | change))
+    return variant_of(**({"architecture": name.split("-")[0], "d_sae": D_SAE} | CASES[name] | change))
 
 
 def architecture_of(variant: Variant, unit_norm: bool = True, d_in: int = D_IN) -> Architecture[Variant]:
@@ -72,6 +73,8 @@ def stirred(architecture: Architecture[Any], seeds: tuple[int, ...] = (0, 5, 9),
     for name, tensor in stack.parameters.items():
         stack.parameters[name] = tensor.double() + 0.3 * torch.randn(tensor.shape, generator=random).double()
     stack.buffers = {name: tensor.double() for name, tensor in stack.buffers.items()}
+    if architecture.unit_norm and "W_dec" in stack.parameters:
+        stack.parameters["W_dec"] = normalize(stack.parameters["W_dec"], dim=-1)
     architecture.project(stack)
     return stack
 

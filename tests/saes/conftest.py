@@ -46,3 +46,9 @@ def source(activations: Activations, layers: Activations, pairs: Activations) ->
         return pairs if "transcoder" in variant.architecture else activations
 
     return of
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(_deterministic: None) -> None:
+    """The data here are too small for a second thread, which only waits where other work is done meanwhile."""
+    torch.set_num_threads(1)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
 from sae_lens import SAE
+from safetensors.torch import load_file
 
 from reseed import ReseedError
 from reseed.activations.store import Activations
@@ -16,8 +17,11 @@ from reseed.artifacts import read_json
 from reseed.params import Convergence, SaeTraining, Variant
 from reseed.saes.export import write_sae
 from reseed.saes.record import write_curves
-from reseed.saes.train import TrainedSae, train_saes
+from reseed.saes.run import TrainedSae
+from reseed.saes.train import train_saes
 from tests.conftest import train_of, variant_of
+from tests.saes.builders import ARCHITECTURES, CASES, CPU, case, shortened
+from tests.saes.conftest import Source
 
 SHA = "a" * 64
 
@@ -72,20 +76,94 @@ def test_the_same_bytes_twice(
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 
 
-def test_an_encoder_that_saelens_would_read_otherwise_is_refused(
-    trained: tuple[Variant, list[TrainedSae]], activations: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+SAVED_AS = {
+    "standard": "standard", "topk": "topk", "batchtopk": "jumprelu", "jumprelu": "jumprelu", "gated": "gated",
+    "matryoshka": "jumprelu", "hierarchical_topk": "hierarchical_topk", "routesae": "routesae",
+    "transcoder": "jumprelu_transcoder", "skip_transcoder": "jumprelu_skip_transcoder",
+}  # fmt: skip
+FORMS = [(name, "unit") for name in CASES] + [
+    (name, "free") for name in ARCHITECTURES if name not in ("matryoshka", "hierarchical_topk")
+]
+
+
+@pytest.mark.parametrize("centre", ["mean", "geometric_median"])
+@pytest.mark.parametrize(("name", "decoder_norm"), FORMS)
+def test_every_architecture_survives_the_way_through_saelens(
+    name: str, decoder_norm: str, centre: str, source: Source, sae_training: SaeTraining, tolerance: Convergence,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if centre != "mean" and decoder_norm == "unit":
+        pytest.skip("the point is tried with free norms")
+    variant = case(name)
+    rows = source(variant)
+    training = shortened(sae_training, 40, decoder_norm=decoder_norm, centre=centre)
+    sae = train_saes(variant, training, train_of((0,), tolerance), rows, CPU)[0]
+    write_sae(sae, variant, rows, SHA, tmp_path / "sae")
+    lens = SAE.load_from_disk(tmp_path / "sae", device="cpu").requires_grad_(False)
+    assert lens.cfg.architecture() == SAVED_AS[variant.architecture]
+    for key, tensor in load_file(tmp_path / "sae" / "sae_weights.safetensors").items():
+        assert tensor.equal(sae.weights[key]), key  # bit for bit
+    assert lens.W_dec.norm(dim=-1).sub(1).abs().max() < 1e-5
+    # what the trained stack computed in normalised units is what raw rows give now
+    x, acts, out = sae.seen
+    assert x.equal(rows.rows("validation").whole()[: len(x)])
+    torch.testing.assert_close(lens.encode(x), acts, rtol=1e-3, atol=1e-4 * acts.abs().max().item())
+    torch.testing.assert_close(lens(x), out, rtol=1e-3, atol=1e-4 * out.abs().max().item())
+    assert 0 < (acts > 0).double().mean() < 1
+    assert out.std() > 0.01
+    planted_faults(sae, variant, rows, tmp_path, monkeypatch)
+
+
+def planted_faults(
+    sae: TrainedSae, variant: Variant, rows: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    variant, saes = trained
     load = SAE.load_from_disk
 
-    def shifted(path: Path, device: str) -> SAE:
-        sae = load(path, device=device)
-        sae.b_enc.data += 0.1
-        return sae
+    def shifted(lens: Any) -> None:
+        for name in ("b_enc", "b_gate", "b_mag"):
+            if getattr(lens, name, None) is not None:
+                getattr(lens, name).data += 0.1
 
-    monkeypatch.setattr(SAE, "load_from_disk", shifted)
-    with pytest.raises(ReseedError, match=r"SAELens encodes \d+\.\d% of the rows otherwise"):
-        write_sae(saes[0], variant, activations, SHA, tmp_path / "seed_0")
+    def permuted(lens: Any) -> None:
+        lens.W_dec.data = lens.W_dec.data.roll(1, -2)
+
+    def turned(lens: Any) -> None:
+        # a square part of it transposed: the shape stays, the norms of its rows, which a TopK SAE looks at, do not
+        n = lens.W_dec.shape[-1]
+        lens.W_dec.data[..., :n, :n] = lens.W_dec.data[..., :n, :n].transpose(-1, -2).clone()
+
+    for fault, what in ((shifted, "encodes"), (permuted, "decodes"), (turned, "(en|de)codes")):
+
+        def loading(path: Path, device: str, fault: Any = fault) -> Any:
+            lens = load(path, device=device)
+            fault(lens)
+            return lens
+
+        monkeypatch.setattr(SAE, "load_from_disk", loading)
+        with pytest.raises(ReseedError, match=rf"SAELens {what} \d+\.\d% of the rows otherwise"):
+            write_sae(sae, variant, rows, SHA, tmp_path / "faulty")
+    monkeypatch.undo()
+
+
+def test_a_transposed_decoder_of_a_square_sae_is_refused(
+    activations: Activations, sae_training: SaeTraining, tolerance: Convergence, tmp_path: Path
+) -> None:
+    variant = case("topk", d_sae=16)
+    sae = train_saes(variant, shortened(sae_training, 40), train_of((0,), tolerance), activations, CPU)[0]
+    sae.weights["W_dec"] = sae.weights["W_dec"].T.contiguous()
+    with pytest.raises(ReseedError, match=r"SAELens (en|de)codes"):
+        write_sae(sae, variant, activations, SHA, tmp_path / "seed_0")
+
+
+def test_numbers_that_are_none_do_not_pass(
+    activations: Activations, sae_training: SaeTraining, tolerance: Convergence, tmp_path: Path
+) -> None:
+    variant = case("topk")
+    sae = train_saes(variant, shortened(sae_training, 40), train_of((0,), tolerance), activations, CPU)[0]
+    for tensor in (*sae.weights.values(), *sae.seen[1:]):
+        tensor.fill_(float("nan"))
+    with pytest.raises(ReseedError):
+        write_sae(sae, variant, activations, SHA, tmp_path / "seed_0")
 
 
 def test_curves_are_dvclive_files_of_every_seed(

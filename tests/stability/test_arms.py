@@ -200,7 +200,7 @@ def test_what_groups_have_in_common_is_agreement() -> None:
 def test_the_plateau_is_that_of_the_agreement_between_groups() -> None:
     """The two of each group drift together until the end, while the groups stand where they are."""
     random = np.random.default_rng(3)
-    own, start = [draw(random) for _ in range(3)], [draw(random) for _ in range(3)]
+    own, start = [draw(random, 24) for _ in range(3)], [draw(random, 24) for _ in range(3)]
     drifting = seed_set(in_twos(own), random, group_size=2)
     second = [
         {step: dictionary((1 - step / 800) * far + step / 800 * near) for step in STEPS}

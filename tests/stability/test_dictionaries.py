@@ -33,11 +33,12 @@ def write_seeds(
 ) -> None:
     """As write_sae does. shape: what cfg.json says beyond d_sae and d_in."""
     n_layers = shape.get("n_layers", 1)
-    for seed in seeds:
+    for place, seed in enumerate(seeds):
         folder = path / f"seed_{seed}"
         folder.mkdir(parents=True)
+        group = list(seeds[place - place % variant.group_size :][: variant.group_size])
         identity = {"reseed_variant": variant.model_dump(mode="json", exclude_defaults=True), "reseed_arm": "trained"}
-        metadata = identity | {"reseed_seed": seed}
+        metadata = identity | {"reseed_seed": seed, "reseed_group": group}
         write_json(folder / "cfg.json", {"d_sae": d_sae, "d_in": D_IN, "metadata": metadata, **shape})
         write_json(folder / "metrics.json", {"seed": seed, "converged": 1, "steps": 200, "constant_steps": 100})
         W_dec = unit(n_layers * d_sae, d_out, seed)
@@ -146,6 +147,8 @@ def test_coupled_seeds_are_read_as_groups_in_the_order_of_the_parameters(tmp_pat
     write_seeds(tmp_path, (0, 1, 2, 3, 4, 5), variant=coupled(2))
     found = read_seed_set(tmp_path, coupled(2), "trained", (4, 5, 0, 1, 2, 3))
     assert found.groups == Groups(6, 2)
+    with pytest.raises(ReseedError, match=r"the seeds trained together: found \[0, 1\], asked: \[0, 2\]"):
+        read_seed_set(tmp_path, coupled(2), "trained", (0, 2, 1, 3, 4, 5))
     with pytest.raises(ReseedError, match=r"found 6 seeds in groups of 3 .*, allowed: 3 whole groups or more"):
         read_seed_set(tmp_path, coupled(3), "trained", (0, 1, 2, 3, 4, 5))
     write_seeds(tmp_path, (6,), variant=coupled(2))

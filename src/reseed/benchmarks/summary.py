@@ -6,24 +6,30 @@ from typing import Any
 
 import numpy as np
 
-from reseed.stability.jackknife import Estimate, leave_one_out
+from reseed.stability.jackknife import Estimate, Groups, leave_one_out
 
 Accuracies = dict[str, dict[int, float]]
 
 
-def core_summary(trained: list[dict[str, float]], random: list[dict[str, float]], confidence: float) -> dict[str, Any]:
+def core_summary(
+    trained: list[dict[str, float]], random: list[dict[str, float]], confidence: float, group_size: int
+) -> dict[str, Any]:
     """Core figures [seeds] as means with intervals, with those of the random SAEs of the same seeds beside."""
     varying = ("ce_loss_score", "ce_loss_with_sae", "kl_div_score", "l0", "frac_alive", "explained_variance", "mse")
     same = ("ce_loss_without_sae", "ce_loss_with_ablation")
     return {
-        **{name: interval([scores[name] for scores in trained], confidence) for name in varying},
+        **{name: interval([scores[name] for scores in trained], confidence, group_size) for name in varying},
         **{name: trained[0][name] for name in same},
         "random_sae": {name: float(np.mean([scores[name] for scores in random])) for name in varying},
     }
 
 
 def probing_summary(
-    trained: list[Accuracies], random: list[Accuracies], records: list[dict[str, Any]], confidence: float
+    trained: list[Accuracies],
+    random: list[Accuracies],
+    records: list[dict[str, Any]],
+    confidence: float,
+    group_size: int,
 ) -> dict[str, Any]:
     """Accuracies over the tasks that count: SAE, random SAE, model dimensions, neurons, dense probe.
 
@@ -48,18 +54,19 @@ def probing_summary(
             for arm in (trained, random)
         ]
         summary[f"top_{k}"] = {
-            **interval(of[0], confidence),
+            **interval(of[0], confidence, group_size),
             "random_sae": float(np.mean(of[1])),
-            "over_random_sae": interval([a - b for a, b in zip(*of, strict=True)], confidence),
+            "over_random_sae": interval([a - b for a, b in zip(*of, strict=True)], confidence, group_size),
             "model": float(np.mean([record[f"model_top_{k}"] for record in counted])),
             "neurons": float(np.mean([record[f"neurons_top_{k}"] for record in counted])),
         }
     return summary
 
 
-def interval(figures: list[float], confidence: float) -> dict[str, float]:
-    """Mean over seeds with its delete-one-seed jackknife interval."""
-    estimate = leave_one_out(lambda members: float(np.mean([figures[i] for i in members])), len(figures))
+def interval(figures: list[float], confidence: float, group_size: int) -> dict[str, float]:
+    """Mean over seeds with its jackknife interval; the unit is a group of seeds that trained together."""
+    groups = Groups(len(figures), group_size)
+    estimate = leave_one_out(lambda chosen: float(np.mean([figures[i] for i in groups.members(chosen)])), len(groups))
     assert isinstance(estimate, Estimate)
     low, high = estimate.interval(confidence)
     return {"value": estimate.value, "low": low, "high": high}

@@ -91,6 +91,8 @@ class Architecture(Generic[V]):
 
     has_threshold = False
     """A calibrated threshold stands in for the selection at inference."""
+    resampled_norm = 0.2
+    """Norm of a resampled encoder row, in units of the alive ones: small, so that it does not disturb them."""
 
     def __init__(self, variant: V, d_in: int, d_out: int, n_layers: int, unit_norm: bool) -> None:
         self.variant, self.d_in, self.d_out, self.n_layers, self.unit_norm = variant, d_in, d_out, n_layers, unit_norm
@@ -128,6 +130,10 @@ class Architecture(Generic[V]):
 
     def add_parameters(self, stack: Stack) -> None:
         """Parameters that only this architecture has."""
+
+    def first_latent_values(self) -> dict[str, float]:
+        """What a latent's parameters [S, 1, d_sae] are at the start."""
+        return {"b_enc": 0.0}
 
     def raw_decoder(self, stack: Stack) -> Tensor:
         """Decoder rows as trained: [S, d_sae, d_out], of unit norm unless `decoder_norm` is free."""
@@ -206,6 +212,9 @@ class Architecture(Generic[V]):
 
 class _TopKFamily(Architecture[V]):
     """Selection by size: with free decoder norms a pre-activation counts in units of what it reconstructs."""
+
+    # a shorter encoder row would hardly be selected, and then get no gradient to grow by
+    resampled_norm = 1.0
 
     def decoder(self, stack: Stack) -> Tensor:
         raw = self.raw_decoder(stack)
@@ -393,6 +402,9 @@ class StandardArchitecture(Architecture[Standard]):
 class JumpReLUArchitecture(Architecture[JumpReLU]):
     """A pre-activation passes where it lies above its latent's threshold [S, 1, d_sae]."""
 
+    def first_latent_values(self) -> dict[str, float]:
+        return super().first_latent_values() | {"threshold": self.variant.init_threshold}
+
     def add_parameters(self, stack: Stack) -> None:
         stack.parameters["threshold"] = torch.full_like(stack.parameters["b_enc"], self.variant.init_threshold)
 
@@ -414,6 +426,9 @@ class JumpReLUArchitecture(Architecture[JumpReLU]):
 
 class GatedArchitecture(Architecture[Gated]):
     """Two affine views of one product: the gate (b_enc) says whether a latent fires, r_mag and b_mag how much."""
+
+    def first_latent_values(self) -> dict[str, float]:
+        return super().first_latent_values() | {"r_mag": 0.0, "b_mag": 0.0}
 
     def add_parameters(self, stack: Stack) -> None:
         for name in ("r_mag", "b_mag"):

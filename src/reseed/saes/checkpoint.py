@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,13 +19,11 @@ from reseed import ReseedError, installed_version
 from reseed.activations.store import Activations
 from reseed.artifacts import write_tensors, writing
 from reseed.params import SaeTraining, Train, Variant
-
-if TYPE_CHECKING:
-    from reseed.saes.train import Member, Run, TrainedSae
+from reseed.saes.run import Member, Run, TrainedSae
 
 Three = tuple[Tensor, Tensor, Tensor]
 PLAIN = ("decay_from", "converged", "loss_fall", "cosine_change", "steps", "losses", "cosines", "curve")
-TRAINED = ("seed", "k", "converged", "steps", "constant_steps", "loss_fall", "cosine_change", "cosine_to_init")
+TRAINED = ("seed", "group", "k", "converged", "steps", "constant_steps", "loss_fall", "cosine_change", "cosine_to_init")
 
 
 @dataclass(frozen=True)
@@ -107,12 +105,12 @@ def load_checkpoint(run: Run, path: Path, fingerprint: Fingerprint, device: torc
                 f"{path}: a checkpoint of another run: its {field.name} was {_short(found)}, now {_short(wanted)}; "
                 "restore that, or delete the file to train from the start"
             )
-    from reseed.saes.train import TrainedSae
 
     here = {name: tensor.to(device) for name, tensor in tensors.items() if not name.startswith("member/")}
     places = {(member.seed, member.k): i for i, member in enumerate(run.members)}
     run.keep([places[saved["seed"], saved["k"]] for saved in state["members"]])
-    run.stack.parameters = _under(here, "parameter/")
+    # in the order of a new run: the file has them by name, and the order in which squares are added shows in the bytes
+    run.stack.parameters = {name: here[f"parameter/{name}"] for name in run.stack.parameters}
     run.stack.buffers = _under(here, "buffer/")
     run.moments = {name: (here[f"m/{name}"], here[f"v/{name}"]) for name in run.stack.parameters}
     run.sums, run.idle = _under(here, "sum/"), here["idle"]
@@ -137,10 +135,8 @@ def load_checkpoint(run: Run, path: Path, fingerprint: Fingerprint, device: torc
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint that its finished run no longer needs, and its folder if that is empty then."""
+    """Remove a checkpoint that its finished run no longer needs."""
     path.unlink(missing_ok=True)
-    if path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -41,8 +41,8 @@ def check_trainable(
     sparsity = variant.objectives.sparsity
     if sparsity and sparsity.target_l0 and sparsity.target_l0 >= d_in:
         raise ReseedError(
-            f"objectives.sparsity.target_l0: found {sparsity.target_l0:g}, allowed: less than d_in ({d_in}); an SAE with "
-            "L0 >= d_in is an identity"
+            f"objectives.sparsity.target_l0: found {sparsity.target_l0:g}, allowed: less than d_in ({d_in}); an SAE "
+            "with L0 >= d_in is an identity"
         )
     names = ("activations", "target") if activations.has("target") else ("activations",)
     for split in ("train", "validation"):

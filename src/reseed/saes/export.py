@@ -41,7 +41,7 @@ from reseed.saes.registered import (
     RouteSAEConfig,
     prefix,
 )
-from reseed.saes.train import TrainedSae
+from reseed.saes.run import TrainedSae
 
 WEIGHTS_FILE = "sae_weights.safetensors"
 TOLERANCE = 1e-4
@@ -172,6 +172,7 @@ def _metadata(sae: TrainedSae, variant: Variant, activations: Activations, activ
         reseed_variant=variant.model_dump(mode="json", exclude_defaults=True),
         reseed_widths=list(variant.widths) if isinstance(variant, Matryoshka) else None,
         reseed_seed=sae.seed,
+        reseed_group=sae.group,
         reseed_converged=int(sae.converged),
         reseed_steps=sae.steps,
         reseed_activations_sha256=activations_sha256,

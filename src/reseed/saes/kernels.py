@@ -12,7 +12,6 @@ meaning. Kernels are compiled on first use and cached in `__pycache__`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,11 +23,8 @@ from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
 
-# torch and numba have a thread pool each. Threads of libgomp spin for milliseconds after their work, on the cores that
-# the other pool needs next, unless told to sleep; each copy of libgomp reads this when it is loaded, numba's with the
-# first kernel that runs, torch's with torch (so that it is set in time only where this is imported first).
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]
+# beside torch's own pool of threads; `reseed/__init__.py` tells both to sleep when they have nothing to do
+numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]  # type: ignore[attr-defined]
 
 FAST = {"reassoc", "contract", "nsz"}  # not nnan, ninf, arcp or afn: divisions, roots and NaN stay exact
 OPTIONS: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "fastmath": FAST}
@@ -128,11 +124,18 @@ def select_batchtopk(pre: Tensor, k: int | Sequence[int] | Array, out: Code | No
 
 
 def sparse_gradients(
-    x: Tensor, W_encT: Tensor, W_dec: Tensor, b_dec: Tensor, code: Code, out: SparseGradients | None = None
+    x: Tensor,
+    W_encT: Tensor,
+    W_dec: Tensor,
+    b_dec: Tensor,
+    code: Code,
+    out: SparseGradients | None = None,
+    target: Tensor | None = None,
 ) -> SparseGradients:
     """Loss and gradients of a stack whose pre-activations are (x - b_dec) W_encT^T + b_enc.
 
-    `out` is a result of the same shapes (of an earlier step) to overwrite.
+    `out` is a result of the same shapes (of an earlier step) to overwrite. With `target` [S, B, d_in] the code is to
+    reconstruct that instead of x, by itself, without b_dec.
     """
     S, B, d_in = x.shape
     d_sae, capacity = W_dec.shape[1], code.index.shape[1]
@@ -151,7 +154,12 @@ def sparse_gradients(
     colptr = np.empty((S, d_sae + 1), np.int64)
     row, activation, gradient = np.empty((S, capacity), np.int32), *np.empty((2, S, capacity), np.float32)
     threads = _threads()
-    _residuals(rows, decoder, bias, rowptr, index, value, residual, by_pre, row_losses, row_sums)
+    if target is None:
+        _residuals(rows, decoder, bias, rowptr, index, value, residual, by_pre, row_losses, row_sums)
+    else:
+        nothing = np.zeros_like(bias)
+        _residuals(_shared(target), decoder, nothing, rowptr, index, value, residual, by_pre, row_losses, row_sums)
+        row_sums[:] = 0  # b_dec is no part of the reconstruction
     _by_latent(rowptr, index, value, by_pre, colptr, row, activation, gradient)
     _latents(
         rows, encoder, bias, residual, colptr, row, activation, gradient, threads,
@@ -205,7 +213,7 @@ def adam_update(
 
 def _threads() -> int:
     """Let the kernels use as many threads as torch does."""
-    threads = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))
+    threads = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     numba.set_num_threads(threads)
     return threads
 
@@ -248,33 +256,36 @@ def _count(values: Array, n: int, threshold: int) -> int:
     c = np.int32(0)
     for i in range(n):
         c = np.int32(c + np.int32(values[i] >= t))
-    return c
+    return int(c)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
-def _threshold(values: Array, n: int, k: int, slack: int) -> tuple[int, int]:
-    """A threshold >= 1 that at least k, and at most k + slack, of the first n values reach, and how many do.
+def _threshold(values: Array, n: int, k: int, slack: int, low: int, guess: int) -> tuple[int, int]:
+    """A threshold >= low that at least k, and at most k + slack, of the first n values reach, and how many do.
 
-    More do where they are ties (then the threshold is their value), fewer where fewer are positive. By bisection:
-    each round is one SIMD pass over values in cache.
+    More do where they are ties (then the threshold is their value), fewer where fewer reach `low`. By bisection,
+    taking growing steps away from a guess first: each round is one SIMD pass over values in cache.
     """
-    reach = _count(values, n, 1)
+    reach = _count(values, n, low)
     if reach <= k + slack:
-        return 1, reach
-    low = 1
+        return low, reach
     high = 0
     for i in range(n):
         high = max(high, values[i])
     high += 1
+    step = 1 << 19  # of 2^23 to a factor of two
+    middle = guess if low < guess < high else (low + high) >> 1
     while high - low > 1:
-        middle = (low + high) >> 1
         c = _count(values, n, middle)
         if c >= k:
             low, reach = middle, c
             if c <= k + slack:
                 break
+            middle = min((low + high) >> 1, low + step)
         else:
             high = middle
+            middle = max((low + high) >> 1, high - step)
+        step *= 2
     return low, reach
 
 
@@ -294,19 +305,20 @@ def _topk_rows(
     reach, and all that do lie in the columns whose maximum does: only these are looked into.
     """
     d_sae = pre.shape[1]
-    m = min(d_sae, (int(max(2 * k, np.sqrt(k * d_sae))) + 63) // 64 * 64)
+    m = min(d_sae, (int(max(2 * k, 2 * np.sqrt(k * d_sae))) + 63) // 64 * 64)
     maxima = np.empty(m, np.int32)
     columns = np.empty(m, np.int32)
     found = np.empty(d_sae, np.int32)
     where = np.empty(d_sae, np.int32)
+    guess = 0
     for b in range(start, stop):
         for j in range(m):
             maxima[j] = bits[b, j]
         for base in range(m, d_sae, m):
             for j in range(min(m, d_sae - base)):
                 maxima[j] = max(maxima[j], bits[b, base + j])
-        t, reach = _threshold(maxima, m, k, k >> 2)
-        low = np.int32(t)
+        t, _ = _threshold(maxima, m, k, k >> 2, 1, guess)
+        low, guess = np.int32(t), t
         n_columns = 0
         for j in range(m):
             columns[n_columns] = j
@@ -320,16 +332,18 @@ def _topk_rows(
                     n += bits[b, i] >= low
         for c in range(n):
             found[c] = bits[b, where[c]]
-        t, reach = _threshold(found, n, k, 0)
+        t, reach = _threshold(found, n, k, 0, t, t)
         ties = _ties(found, n, t, reach, k)
-        e = b * k
+        used = 0
         for c in range(n):
-            if found[c] > t or (found[c] == t and ties > 0):
-                ties -= found[c] == t
-                index[e] = where[c]
-                value[e] = pre[b, where[c]]
-                e += 1
-        rowptr[b + 1] = e - b * k
+            tie = found[c] == t
+            where[used] = where[c]
+            used += (found[c] > t) | (tie & (ties > 0))
+            ties -= tie
+        for c in range(used):
+            index[b * k + c] = where[c]
+            value[b * k + c] = pre[b, where[c]]
+        rowptr[b + 1] = used
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -370,8 +384,8 @@ def _first_threshold(bits: Array, k: int, factor: float) -> int:
             sample[n] = bits[b, base + i]
             n += 1
     rank = int(factor * k * n / d_sae) + 8
-    t, _ = _threshold(sample, n, rank, rank >> 4)
-    return t
+    t, _ = _threshold(sample, n, rank, rank >> 4, 1, 0)
+    return int(t)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
@@ -403,10 +417,19 @@ def _collect_rows(bits: Array, threshold: int, start: int, stop: int, ends: Arra
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]
 def _keep_largest(
-    pre: Array, quota: int, n: int, ends: Array, found: Array, where: Array, rowptr: Array, index: Array, value: Array
+    pre: Array,
+    quota: int,
+    t: int,
+    n: int,
+    ends: Array,
+    found: Array,
+    where: Array,
+    rowptr: Array,
+    index: Array,
+    value: Array,
 ) -> None:
-    """The quota largest of n values of one member, given by row as by `_collect_rows`, as CSR."""
-    t, reach = _threshold(found, n, quota, 0)
+    """The quota largest of n values of one member, none below t, given by row as by `_collect_rows`, as CSR."""
+    t, reach = _threshold(found, n, quota, 0, t, t)
     ties = _ties(found, n, t, reach, quota)
     e, c = 0, 0
     rowptr[0] = 0
@@ -451,7 +474,7 @@ def _batchtopk(pre: Array, bits: Array, ks: Array, rowptr: Array, index: Array, 
         _collect_rows(bits[s], t[s], start, min(B, start + ROWS), ends[s], found[s], where[s])
     for s in prange(S):
         _keep_largest(
-            pre[s], ks[s] * B, ends[s, B - 1], ends[s], found[s], where[s], rowptr[s], index[s], value[s]
+            pre[s], ks[s] * B, t[s], ends[s, B - 1], ends[s], found[s], where[s], rowptr[s], index[s], value[s]
         )  # fmt: skip
 
 
@@ -505,7 +528,7 @@ def _residual_rows(
             residual[b, i] = r
             row_sum[i] += r
             squares += r * r
-        loss += squares
+        loss += float(squares)
         for e in range(rowptr[b], rowptr[b + 1]):
             j = index[e]
             dot = np.float32(0)
@@ -663,7 +686,7 @@ def _squares_of(flat: Array, s: int, start: int, stop: int) -> float:
     squares = np.float32(0)
     for i in range(start, stop):
         squares += flat[s, i] * flat[s, i]
-    return squares
+    return float(squares)
 
 
 @njit(**OPTIONS)  # type: ignore[untyped-decorator]

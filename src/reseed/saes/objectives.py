@@ -59,6 +59,8 @@ def check_objectives(variant: BaseVariant, training: SaeTraining, feed: Feed, se
             f"objectives.encoder_decoder_alignment: found d_in {feed.d_in} and d_out {feed.d_out}, allowed: equal ones"
         )
     if isinstance(variant, RouteSae) and variant.decoder == "per_layer":
+        if training.decoder_norm == "free":
+            raise ReseedError("sae.decoder_norm: found 'free' on routesae with decoders per_layer, allowed: 'unit'")
         for term in ("encoder_decoder_alignment", "consistency"):
             if getattr(wanted, term):
                 raise ReseedError(
@@ -69,9 +71,11 @@ def check_objectives(variant: BaseVariant, training: SaeTraining, feed: Feed, se
             f"objectives.consistency.group_size: found {variant.group_size} for {len(seeds)} seeds, allowed: a size "
             "that divides them into 3 groups or more, since only groups are independent"
         )
-    if (variant.archetypal or isinstance(variant, RouteSae)) and training.resample_every:
+    plain = not variant.archetypal and not isinstance(variant, RouteSae) and feed.targets is None
+    if training.resample_every and not plain:
         raise ReseedError(
-            "sae.resample_every: found with an archetypal decoder or a router, allowed: a plain decoder of one layer"
+            "sae.resample_every: found with an archetypal decoder, a router or a transcoder, allowed: a plain decoder "
+            "of what was encoded"
         )
 
 
@@ -121,7 +125,9 @@ def activation_terms(
         each = cross_entropy(logits.flatten(0, 1), batch.labels.clamp(min=0).flatten(), reduction="none")
         value = (each.view_as(labelled) * labelled).sum(-1) / labelled.sum(-1).clamp(min=1)
         terms["probe_guidance"] = (wanted.probe_guidance, value)
-    if training.aux_k and bool(dead.any()):
+    if training.aux_k and not bool(dead.any()):
+        terms["aux_k"] = (training.aux_coefficient, torch.zeros(len(stack), device=dead.device))
+    elif training.aux_k:
         residual = (forward.target - forward.out).detach()
         pre = forward.pre
         if isinstance(architecture, RouteSaeArchitecture):

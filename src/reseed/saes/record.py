@@ -11,7 +11,8 @@ from typing import Any
 
 from dvclive.live import Live
 
-from reseed.saes.train import Log, TrainedSae
+from reseed.saes.run import TrainedSae
+from reseed.saes.train import Log
 
 
 def write_curves(saes: list[TrainedSae], path: Path) -> None:

@@ -7,6 +7,7 @@ TopK and BatchTopK on the CPU, by kernels that touch only the latents which fire
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from torch.nn.functional import normalize
 from reseed.params import SaeTraining, Variant
 from reseed.saes import kernels
 from reseed.saes.architectures import Architecture, Batch, BatchTopKArchitecture, Stack, Terms, TopKArchitecture
-from reseed.saes.objectives import activation_terms, aux_k, control_sparsity, dead_columns, weight_terms
+from reseed.saes.objectives import activation_terms, control_sparsity, dead_columns, weight_terms
 
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPS = 1e-8
@@ -159,8 +160,10 @@ def sparse_gradients(
     fired = code.fired(d_sae)
     gradients = Gradients(by, {"reconstruction": found.loss.clone()}, fired, code.rowptr[:, -1] / rows, found.residual)
     dead = idle & ~fired
+    if training.aux_k:
+        gradients.terms["aux_k"] = torch.zeros(S)
     if training.aux_k and dead.any():
-        _add_aux_k(training, stack, batch, dead, gradients)
+        _add_aux_k(training, stack, batch, bias, dead, gradients)
     _add_weight_terms(architecture, stack, gradients)
     return gradients
 
@@ -181,28 +184,25 @@ def _encode(x: Tensor, encoder: Tensor, bias: Tensor, precision: str, out: Tenso
     return torch.baddbmm(bias, x, encoder, out=out)
 
 
-def _add_aux_k(training: SaeTraining, stack: Stack, batch: Batch, dead: Tensor, gradients: Gradients) -> None:
-    """Add the gradients of AuxK, by autograd through the rows of the dead latents alone."""
-    p = stack.parameters
+def _add_aux_k(
+    training: SaeTraining, stack: Stack, batch: Batch, bias: Tensor, dead: Tensor, gradients: Gradients
+) -> None:
+    """Add the gradients of AuxK (see `objectives.aux_k`) through the rows of the dead latents alone."""
+    p, x = stack.parameters, batch.x
     column, is_dead = dead_columns(dead)
-    which = column.unsqueeze(2).expand(-1, -1, batch.x.shape[2])
-    leaves = [
-        p["W_enc_T"].gather(1, which),
-        p["b_enc"].gather(2, column.unsqueeze(1)),
-        p["W_dec"].gather(1, which),
-        p["b_dec"].clone(),
-    ]
-    with torch.enable_grad():
-        W_enc_T, b_enc, W_dec, b_dec = (leaf.requires_grad_(True) for leaf in leaves)
-        pre = torch.baddbmm(b_enc, batch.x - b_dec, W_enc_T.transpose(1, 2))
-        value = aux_k(pre, gradients.residual, is_dead[:, 0], W_dec, training.aux_k)
-        total = value.sum() * training.aux_coefficient
-    of_enc, of_benc, of_dec, of_bdec = torch.autograd.grad(total, leaves)
-    gradients.terms["aux_k"] = value.detach()
-    gradients.by["W_enc_T"].scatter_add_(1, which, of_enc)
-    gradients.by["b_enc"].scatter_add_(2, column.unsqueeze(1), of_benc)
-    gradients.by["W_dec"].scatter_add_(1, which, of_dec)
-    gradients.by["b_dec"] += of_bdec
+    which = column.unsqueeze(2).expand(-1, -1, x.shape[2])
+    W_enc_T, W_dec = p["W_enc_T"].gather(1, which), p["W_dec"].gather(1, which)
+    pre = torch.baddbmm(bias.gather(2, column.unsqueeze(1)), x, W_enc_T.transpose(1, 2))
+    code = kernels.select_topk(pre.masked_fill_(~is_dead, -math.inf), min(training.aux_k, column.shape[1]))
+    found = kernels.sparse_gradients(x, W_enc_T, W_dec, p["b_dec"][:, 0], code, target=gradients.residual)
+    # the mean squared norm of what is to be reconstructed, which is the residual
+    share = (x.shape[2] / gradients.terms["reconstruction"].clamp(min=1e-12)).masked_fill(~dead.any(1), 0)
+    weight = (share * training.aux_coefficient).view(-1, 1, 1)
+    gradients.terms["aux_k"] = found.loss * share
+    gradients.by["W_enc_T"].scatter_add_(1, which, found.g_encT * weight)
+    gradients.by["b_enc"].scatter_add_(2, column.unsqueeze(1), found.g_benc.unsqueeze(1) * weight)
+    gradients.by["W_dec"].scatter_add_(1, which, found.g_dec * weight)
+    gradients.by["b_dec"] += found.g_bdec.unsqueeze(1) * weight
 
 
 def _add_weight_terms(architecture: Architecture[Variant], stack: Stack, gradients: Gradients) -> None:
@@ -277,14 +277,22 @@ def _adam(parameter: Tensor, gradient: Tensor, m: Tensor, v: Tensor, rate: Tenso
 
 
 @torch.no_grad()
-def resample(stack: Stack, moments: Moments, dead: Tensor, gradients: Gradients, randoms: list[torch.Generator]) -> int:
+def resample(
+    architecture: Architecture[Variant],
+    stack: Stack,
+    moments: Moments,
+    dead: Tensor,
+    gradients: Gradients,
+    randoms: list[torch.Generator],
+) -> int:
     """Give each dead latent a badly reconstructed row to represent; returns how many were moved.
 
-    Bricken et al. 2023: rows are drawn with probability proportional to their squared loss; the decoder row becomes
-    the row's residual made unit, the encoder row the same at a fifth of the mean norm of the alive encoder rows, the
-    bias zero, Adam's moments zero. In place.
+    After Bricken et al. 2023: rows are drawn with probability proportional to their squared loss; the decoder row
+    becomes the row's residual made unit (they take the row itself), the encoder row the same at `resampled_norm` times
+    the mean norm of the alive encoder rows, what else a latent has its first value, Adam's moments zero. In place.
     """
     p, moved = stack.parameters, 0
+    fresh = architecture.first_latent_values()
     for member, random in enumerate(randoms):
         where = dead[member].nonzero()[:, 0]
         alive = ~dead[member]
@@ -295,12 +303,14 @@ def resample(stack: Stack, moments: Moments, dead: Tensor, gradients: Gradients,
         rows = normalize(gradients.residual[member][chosen.to(where.device)], dim=-1)
         p["W_dec"][member, where] = rows
         length = torch.linalg.vector_norm(p["W_enc_T"][member][alive], dim=-1).mean()
-        p["W_enc_T"][member, where] = 0.2 * length * rows
-        p["b_enc"][member, 0, where] = 0
+        p["W_enc_T"][member, where] = architecture.resampled_norm * length * rows
+        for name, value in fresh.items():
+            p[name][member, 0, where] = value
         for name in ("W_dec", "W_enc_T"):
             for moment in moments[name]:
                 moment[member, where] = 0
-        for moment in moments["b_enc"]:
-            moment[member, 0, where] = 0
+        for name in fresh:
+            for moment in moments[name]:
+                moment[member, 0, where] = 0
         moved += len(where)
     return moved

@@ -92,10 +92,11 @@ def read_seed_set(path: Path, variant: Variant, arm: str, seeds: tuple[int, ...]
             "whole groups or more, since only groups are independent"
         )
     snapshots, metrics = [], []
-    for seed in seeds:
+    for place, seed in enumerate(seeds):
         folder = path / f"seed_{seed}"
         config = read_json(folder / "cfg.json")
-        _check_identity(config, variant, arm, seed, folder)
+        first = place - place % size
+        _check_identity(config, variant, arm, seed, list(seeds[first : first + size]), folder)
         taken = _read_snapshots(folder, config)
         W_dec = read_tensors(folder / "sae_weights.safetensors")["W_dec"]
         check_decoder(W_dec, config, folder)
@@ -106,12 +107,15 @@ def read_seed_set(path: Path, variant: Variant, arm: str, seeds: tuple[int, ...]
     return SeedSet(seeds, snapshots, metrics, size)
 
 
-def _check_identity(config: dict[str, Any], variant: Variant, arm: str, seed: int, folder: Path) -> None:
+def _check_identity(
+    config: dict[str, Any], variant: Variant, arm: str, seed: int, group: list[int], folder: Path
+) -> None:
     metadata = config.get("metadata", {})
     found = _flat(metadata.get("reseed_variant", {}))
     asked = _flat(variant.model_dump(mode="json", exclude_defaults=True))
     compared = [
         ("seed", metadata.get("reseed_seed"), seed),
+        ("the seeds trained together", metadata.get("reseed_group"), group),
         ("arm", metadata.get("reseed_arm"), arm),
         ("d_sae", config.get("d_sae"), variant.d_sae),
         *((name, found.get(name), asked.get(name)) for name in asked | found),
