@@ -21,6 +21,7 @@ from tests.scratch import CLAIM, VARIANTS, dvc, edit, environment, make
 
 pytestmark = pytest.mark.slow
 
+CHECKPOINT = Path("checkpoints") / "modular" / "topk-k4.safetensors"
 UP_TO_DATE = "Data and pipelines are up to date."
 
 
@@ -220,7 +221,39 @@ def test_an_interrupted_run_leaves_nothing_half_made_and_the_next_one_goes_on(
     assert not (copy / "models/modular/topk-k4").exists()  # DVC removes the old one before the stage starts
     assert (copy / "dvc.lock").read_bytes() == before
     subject.write_text(tiny)
+    if (copy / CHECKPOINT).exists():  # of the longer run, which these parameters are not
+        done = dvc(copy, "repro")
+        assert done.returncode != 0
+        refused = r"error: checkpoints/\S+: a checkpoint of another run: its sae was .*, or delete the file"
+        assert re.search(refused, done.stderr)
+        (copy / CHECKPOINT).unlink()
     done = dvc(copy, "repro")
     assert done.returncode == 0, done.stderr[-3000:]
     assert (copy / "dvc.lock").read_bytes() == before
     assert not list(copy.rglob("*.partial"))
+
+
+def test_a_killed_training_continues_from_its_checkpoint_to_the_same_bytes(copy: Path) -> None:
+    edit(
+        copy / "subjects" / "modular.yaml",
+        lambda content: content["sae"].update(min_steps=6000, max_steps=9000, checkpoint_every=500),
+    )
+    command = ["dvc", "repro", "--single-item", "--force", "--no-run-cache", "train@modular-topk-k4"]
+    assert dvc(copy, *command[1:]).returncode == 0
+    expected = (copy / "dvc.lock").read_bytes()
+    with subprocess.Popen(
+        command,
+        cwd=copy,
+        env=environment(),
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
+    ) as process:
+        while not (copy / CHECKPOINT).exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGKILL)
+    assert (copy / CHECKPOINT).exists()
+    assert dvc(copy, *command[1:]).returncode == 0
+    assert (copy / "dvc.lock").read_bytes() == expected
+    assert not (copy / CHECKPOINT).exists()

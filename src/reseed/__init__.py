@@ -15,8 +15,9 @@ NUMERIC_PACKAGES = (
 )  # fmt: skip
 
 
-# Before torch is imported: its threads would else spin after each product, on the cores that the kernels need next.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Before torch is imported. Its threads and those of the kernels are two pools of libgomp, which by default spin for
+# milliseconds on the cores that the other needs next; without any spinning, waking them costs as much as their work.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 INTERRUPTED = "interrupted: nothing half-made was left, `dvc repro` continues from here"
 
