@@ -23,21 +23,25 @@ def capture(subject: str, arm: str) -> dict[str, Any]:
     else:
         transformer = load_transformer(config.model, lm_dir(subject), subject)
         made_by = "forward pass of the trained model"
-    splits = capture_activations(
-        transformer, tokens, config.capture.hook_name, config.capture.positions, device(load_params().compute)
-    )
+    where, machine = config.capture, device(load_params().compute)
+    splits = capture_activations(transformer, tokens, where.hook_name, where.positions, machine)
+    beside = None
+    if where.hook_name_out:
+        targets = capture_activations(transformer, tokens, where.hook_name_out, where.positions, machine)
+        beside = {split: {"target": rows} for split, rows in targets.items()}
     provenance = Provenance(
         subject=subject,
         arm=arm,
-        hook_name=config.capture.hook_name,
-        positions=config.capture.positions,
+        hook_name=where.hook_name,
+        positions=where.positions,
         generator=made_by,
         model_sha256=weights_sha256(transformer),
         tokens_sha256=sha256(tokens_dir(subject) / "index.json"),
+        hook_name_out=where.hook_name_out,
     )
     with writing(activations_dir(subject, arm)) as path:
-        write_activations(splits, provenance, config.capture.dtype, path)
-    return {"capture": config.capture}
+        write_activations(splits, provenance, where.dtype, path, beside)
+    return {"capture": where}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ from reseed.text.tokens import read_tokens
 
 def saebench(subject: str, variant: str) -> dict[str, Any]:
     params, config = load_params(), load_subject(subject)
-    chosen, seeds = params.variant(variant), params.train.seeds
+    chosen = params.variant(variant)
+    seeds = params.seeds(chosen)
     tokens = read_tokens(tokens_dir(subject))
     activations = read_activations(activations_dir(subject, TRAINED))
     transformer = load_transformer(config.model, lm_dir(subject), subject)

@@ -1,40 +1,61 @@
-"""stability: how far the seeds of a variant agree, on the trained model and on its control, above which null."""
+"""stability: how far the seeds of a variant agree, on the subject and on its control arms, above which null."""
 
 from typing import Any
 
 import pandas as pd
 
-from reseed.artifacts import activations_dir, metrics_dir, read_json, sae_dir, write_csv, write_json
-from reseed.params import TRAINED, load_params
+from reseed.activations.store import read_activations
+from reseed.artifacts import activations_dir, metrics_dir, sae_dir, write_csv, write_json, write_parquet, writing
+from reseed.params import TRAINED, load_params, load_sae_training
+from reseed.stability.activity import held_out_activity
 from reseed.stability.arms import analyse
+from reseed.stability.comparison import compare_arms
 from reseed.stability.dictionaries import read_seed_set
 from reseed.stability.report import summary
 from reseed.stage import progress, run_stage
 
 
-def stability(subject: str, variant: str, control: str) -> dict[str, Any]:
-    params = load_params()
+def stability(subject: str, variant: str, control: str, other_control: str) -> dict[str, Any]:
+    params, training = load_params(), load_sae_training(subject)
     chosen = params.variant(variant)
-    arms, dimensions, curves = {}, {}, []
-    with progress(2, f"stability {variant}", "arm") as bar:
-        for arm in (TRAINED, control):
-            path = sae_dir(subject, variant, arm)
-            seed_set = read_seed_set(path, chosen, arm, params.train.seeds)
-            arms[arm] = analyse(seed_set, params.stability, f"{subject}/{variant}/{arm}")
-            dimensions[arm] = read_json(activations_dir(subject, arm) / "index.json")["effective_dimension"]
-            for seed in params.train.seeds:
+    train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
+    options = params.stability
+    arms, dimensions, sets, curves, quarantine = {}, {}, {}, [], {}
+    names = list(dict.fromkeys((TRAINED, control, other_control)))
+    with progress(len(names), f"stability {variant}", "arm") as bar:
+        for arm in names:
+            path, key = sae_dir(subject, variant, arm), f"{subject}/{variant}/{arm}"
+            sets[arm] = read_seed_set(path, chosen, arm, train.seeds)
+            activations = read_activations(activations_dir(subject, arm))
+            activity = held_out_activity(path, chosen, training, train, activations)
+            arms[arm] = analyse(sets[arm], options, key, activity)
+            dimensions[arm] = activations.index["effective_dimension"]
+            if reason := activations.index.get("quarantine"):
+                quarantine = {"quarantined": reason}
+            for seed in train.seeds:
                 logged = path / "curves" / "plots" / "metrics" / f"seed_{seed}" / "unexplained_variance.tsv"
                 for step, value in pd.read_csv(logged, sep="\t").itertuples(index=False):
                     curves.append({"arm": arm, "seed": seed, "step": step, "unexplained_variance": value})
             bar.update()
+    differences = {
+        arm: compare_arms((sets[TRAINED], sets[arm]), (arms[TRAINED], arms[arm]), options, f"{subject}/{variant}/{arm}")
+        for arm in names[1:]
+    }
     out = metrics_dir(subject, variant)
-    write_json(
-        out / "stability.json", summary(variant, chosen, arms, dimensions, params.stability, len(params.train.seeds))
-    )
+    content = summary(variant, chosen, arms, dimensions, options, len(train.seeds), differences)
+    write_json(out / "stability.json", content | quarantine)
     write_csv(out / "training.csv", curves)
     write_csv(out / "steps.csv", [{"arm": arm} | row for arm, report in arms.items() for row in report.steps])
     write_csv(out / "matches.csv", [{"arm": arm} | row for arm, report in arms.items() for row in report.histogram])
-    return {"variant": chosen, "train": params.train, "stability": params.stability}
+    with writing(out / "tables") as tables:
+        tables.mkdir()
+        write_parquet(
+            tables / "latents.parquet", pd.concat([r.latents.table.assign(arm=arm) for arm, r in arms.items()])
+        )
+        write_parquet(
+            tables / "pairs.parquet", pd.concat([pd.DataFrame(r.pairs).assign(arm=arm) for arm, r in arms.items()])
+        )
+    return {"variant": chosen, "train": train, "sae": training, "stability": options}
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from typing import Any
 
 from reseed.activations.store import read_activations
 from reseed.artifacts import activations_dir, sae_dir, sha256, writing
-from reseed.params import load_params, load_subject
+from reseed.params import load_params, load_sae_training
 from reseed.saes.export import write_sae
 from reseed.saes.record import wandb_run, write_curves
 from reseed.saes.train import train_saes
@@ -13,17 +13,16 @@ from reseed.stage import device, revision, run_stage
 
 
 def train(subject: str, variant: str, arm: str) -> dict[str, Any]:
-    params, config = load_params(), load_subject(subject)
+    params, training = load_params(), load_sae_training(subject)
     chosen = params.variant(variant)
+    seeds = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     source, out = activations_dir(subject, arm), sae_dir(subject, variant, arm)
     activations = read_activations(source)
-    used = {"variant": chosen, "sae": config.sae, "train": params.train}
+    used = {"variant": chosen, "sae": training, "train": seeds}
     checkpoint = Path("checkpoints") / subject / f"{out.name}.safetensors"
     name = f"{subject}/{out.name}/{revision()}"
     with wandb_run(name, {key: value.model_dump(mode="json") for key, value in used.items()}) as log:
-        saes = train_saes(
-            chosen, config.sae, params.train, activations, device(params.compute), checkpoint=checkpoint, log=log
-        )
+        saes = train_saes(chosen, training, seeds, activations, device(params.compute), checkpoint=checkpoint, log=log)
     with writing(out) as path:
         for sae in saes:
             write_sae(sae, chosen, activations, sha256(source / "index.json"), path / f"seed_{sae.seed}")

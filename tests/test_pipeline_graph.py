@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("subjects", "text", "models", "activations", "saes", "stability", "benchmarks", "claims")
-GROUND = ("_saelens_hook", "artifacts", "matching", "params", "stage")
+ROOMS = ("subjects", "text", "models", "activations", "saes", "stability", "replication", "benchmarks", "claims")
+GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "stage")
 ON_TOP = ("cli", "reports")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
@@ -106,9 +106,14 @@ def test_every_pair_of_the_study_has_all_that_its_stages_read() -> None:
     captured = {(capture["subject"], capture["arm"]) for capture in study["captures"].values()}
     for pair in study["pairs"].values():
         assert trained[pair["subject"], pair["variant"], "trained"] == pair["variant"]
-        control = pair["control"]
-        assert trained[pair["subject"], pair["variant"], control] == f"{pair['variant']}@{control}"
-    assert {(subject, arm) for subject, _, arm in trained} == captured
+        for control in pair["controls"]:
+            assert trained[pair["subject"], pair["variant"], control] == f"{pair['variant']}@{control}"
+    made = captured | {(subject, "gaussian") for subject in study["gaussians"]}
+    assert {(subject, arm) for subject, _, arm in trained} == made
     assert {subject for subject, _ in captured} == set(study["subjects"])
+    pairs = {(pair["subject"], pair["variant"]) for pair in study["pairs"].values()}
+    assert {(bench["subject"], bench["variant"]) for bench in study["benches"].values()} == pairs
+    for comparison in study["comparisons"].values():
+        assert {(comparison["subject"], variant) for variant in comparison["variants"]} <= pairs
     bars = {f"metrics/{pair['subject']}/{pair['variant']}/stability.json": "kappa" for pair in study["pairs"].values()}
     assert study["bars"] == bars

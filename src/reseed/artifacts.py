@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -119,6 +120,16 @@ def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
         lines.append(",".join(str(plain[name]) for name in header))
     with writing(path) as partial:
         partial.write_text("\n".join(lines) + "\n")
+
+
+def write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """Write a table with its floats at 6 significant digits; NaN is a missing value there."""
+    rounded = table.copy()
+    for name in rounded.columns:
+        if rounded[name].dtype.kind == "f":
+            rounded[name] = [float(f"{value:.{SIGNIFICANT_DIGITS}g}") for value in rounded[name]]
+    with writing(path) as partial:
+        rounded.to_parquet(partial, index=False)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -20,7 +20,10 @@ T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 TRAINED = "trained"
 RANDOM_MODEL = "random_model"
-Arm = Literal["trained", "random_model"]
+GAUSSIAN = "gaussian"
+ModelArm = Literal["trained", "random_model"]
+"""What a forward pass gives: of the subject, and of the same model with random weights."""
+Arm = ModelArm | Literal["gaussian"]
 
 
 class Strict(BaseModel):
@@ -55,18 +58,24 @@ class Train(Strict):
     seeds: tuple[int, ...]
     vary: Literal["init", "order", "both"] = "both"
     """What a seed changes: the initialisation, the order of the rows, or both; the other is the same for all."""
+    held: Annotated[int, Field(ge=0)] = 0
+    """Which initialisation, or which order, `vary` holds fixed: runs of several `held` make a crossed design."""
     convergence: Convergence
 
     @field_validator("seeds")
     @classmethod
     def _enough_and_distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds):
-            raise ValueError("every seed once: two runs of one seed are one run")
-        if len(seeds) < 3:
-            raise ValueError("at least 3 seeds: fewer give no interval")
-        if min(seeds) < 0:
-            raise ValueError("seeds of 0 or more")
-        return seeds
+        return _checked_seeds(seeds)
+
+
+def _checked_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds):
+        raise ValueError("every seed once: two runs of one seed are one run")
+    if len(seeds) < 3:
+        raise ValueError("at least 3 seeds: fewer give no interval")
+    if min(seeds) < 0:
+        raise ValueError("seeds of 0 or more")
+    return seeds
 
 
 class Sparsity(Strict):
@@ -123,8 +132,15 @@ class BaseVariant(Strict):
     """What every architecture has."""
 
     d_sae: Count
+    seeds: tuple[int, ...] | None = None
+    """The seeds of this variant, where they are not those of `train.seeds`: coupled ones come in whole groups."""
     archetypal: Archetypal | None = None
     objectives: Objectives = Objectives()
+
+    @field_validator("seeds")
+    @classmethod
+    def _enough_and_distinct(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if seeds is None else _checked_seeds(seeds)
 
     @property
     def group_size(self) -> int:
@@ -286,6 +302,33 @@ class Stability(Strict):
     confidence: Fraction
     plateau_tolerance: Positive
     """Largest change of a statistic over the last doubling of steps that still counts as a plateau."""
+    correctness: Correctness
+
+
+class Correctness(Strict):
+    """When agreement counts as stable and a dictionary as correct, on subjects whose features are known."""
+
+    stable_kappa: Fraction
+    """The whole interval of the kappa of pw_mcc lies above this: stable; below: unstable."""
+    correct_gt_mcc: Fraction
+    """The whole interval of gt_mcc lies above this: correct; below: wrong."""
+
+
+class Calibration(Strict):
+    """The search for k: which are tried with which seeds, and what a k must have to be chosen."""
+
+    ks: Annotated[tuple[int, ...], Field(min_length=3)]
+    search_seeds: tuple[int, ...]
+    """Of the search alone: the chosen k is trained again with the seeds of `train.seeds`, which are others."""
+    explained_variance_floor: Fraction
+    """A k whose lower bound of the held-out explained variance is below this cannot be chosen for its stability."""
+    control_k: Count
+    """What the chosen k is compared with, by the same seeds and steps."""
+
+    @field_validator("search_seeds")
+    @classmethod
+    def _enough_and_distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        return _checked_seeds(seeds)
 
 
 class SaeBench(Strict):
@@ -303,7 +346,12 @@ class Params(Strict):
     train: Train
     variants: dict[str, Variant]
     stability: Stability
+    calibration: Calibration
     saebench: SaeBench
+
+    def seeds(self, variant: BaseVariant) -> tuple[int, ...]:
+        """The seeds that a variant is trained with."""
+        return variant.seeds or self.train.seeds
 
     def variant(self, name: str) -> Variant:
         """The variant called `name`; raises ReseedError if params.yaml has none."""
@@ -326,6 +374,45 @@ class ModularAddition(Strict):
             raise ValueError(
                 f"train_fraction + validation_fraction of at most 0.99 (the rest, {left:.3g}, is the test)"
             )
+        return self
+
+
+class Rows(Strict):
+    """How many rows each split has."""
+
+    train: Count
+    validation: Count
+    test: Count
+
+
+class Superposition(Strict):
+    """Rows that are sparse sums of known unit features, drawn by `sae_lens.synthetic`."""
+
+    generator: Literal["superposition"]
+    n_features: Count
+    d_in: Count
+    l0: Positive
+    """Features that are on in a row: the mean, or the number where `exactly`."""
+    exactly: bool = False
+    """Every row has exactly `l0` features on, uniformly chosen; else each is on with probability l0 / n_features."""
+    orthogonal: bool = False
+    """Features as nearly orthogonal as SAELens' gradient descent makes them; else uniformly random directions."""
+    correlation: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Correlation of the normals whose thresholds decide which features are on, of every two features."""
+    magnitude_mean: Annotated[float, Field(ge=0)] = 1.0
+    magnitude_std: Annotated[float, Field(ge=0)] = 0.0
+    """A feature that is on has the magnitude |N(mean, std)|: 0 and 1 give a half-normal one."""
+    rows: Rows
+    seed: int
+
+    @model_validator(mode="after")
+    def _can_be_drawn(self) -> Self:
+        if self.l0 >= self.n_features:
+            raise ValueError(f"an l0 below n_features ({self.n_features})")
+        if self.exactly and (self.l0 != int(self.l0) or self.correlation):
+            raise ValueError("exactly with a whole l0 and no correlation")
+        if self.magnitude_mean == self.magnitude_std == 0:
+            raise ValueError("a magnitude_mean or a magnitude_std above 0")
         return self
 
 
@@ -362,9 +449,11 @@ class Model(Strict):
 
 class Capture(Strict):
     hook_name: str
+    hook_name_out: str | None = None
+    """A second hook point, at the same positions: where transcoders write."""
     positions: Annotated[tuple[str, ...], Field(min_length=1)]
     dtype: Literal["float32", "bfloat16", "float16"]
-    arms: tuple[Arm, ...]
+    arms: tuple[ModelArm, ...]
 
 
 class SaeTraining(Strict):
@@ -432,10 +521,64 @@ class Subject(Strict):
     sae: SaeTraining
 
 
+class World(Strict):
+    """A subject without a model: its rows come from a generator that knows their features."""
+
+    data: Superposition
+    sae: SaeTraining
+
+
+class LeakyAddition(Strict):
+    """Addition modulo p as sequences [BOS, a, +, b, =, c, EOS] with the answer c read where c itself stands."""
+
+    generator: Literal["modular_addition_with_its_answer"]
+    p: Annotated[int, Field(ge=5)]
+    train_fraction: Fraction
+    """Of the p^2 ordered pairs, at random; the rest validates."""
+    seed: int
+
+
+class LeakyTraining(Strict):
+    """AdamW at a constant rate; the first epoch of the best validation accuracy is kept."""
+
+    seed: int
+    batch_size: Count
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_epochs: Count
+
+
+class LeakyModel(Strict):
+    n_layers: Count
+    d_model: Count
+    n_heads: Count
+    d_mlp: Count
+    act_fn: Literal["relu"]
+    normalization_type: Literal["LN"]
+    training: LeakyTraining
+
+
+class LeakyCapture(Strict):
+    hook_name: str
+    position: str
+    dtype: Literal["float32"]
+
+
+class Quarantined(Strict):
+    """A subject with a known fault, kept to show what the fault does: it runs because its leak check fails."""
+
+    quarantine: Annotated[str, Field(min_length=1)]
+    """The fault. It travels with the activations, and no claim may use what carries it."""
+    data: LeakyAddition
+    model: LeakyModel
+    capture: LeakyCapture
+
+
 class Pair(Strict):
     subject: str
     variant: str
-    control: Arm
+    controls: tuple[Arm, Arm]
+    """The arms to compare with; a subject that has one only names it twice, because DVC wants a fixed number."""
 
 
 class Run(Strict):
@@ -447,20 +590,61 @@ class Run(Strict):
 
 class CaptureOf(Strict):
     subject: str
-    arm: Arm
+    arm: ModelArm
 
 
 class SubjectEntry(Strict):
-    control: Arm
+    control: ModelArm
+
+
+class Factorial(Strict):
+    """Initialisations crossed with orders of the rows, on subjects that differ in their model's seed only."""
+
+    subjects: tuple[str, str, str]
+    variant: str
+
+
+class Comparison(Strict):
+    """Variants of one subject beside each other; DVC wants a fixed number, so the last is repeated."""
+
+    subject: str
+    variants: tuple[str, str, str, str, str, str, str, str]
+    baseline: str
+    """The variant that the others are compared with."""
+    explained_variance_drop: Annotated[float, Field(ge=0)]
+    """A variant is accepted over the baseline only if its held-out explained variance falls by no more than this."""
+    gain: Annotated[float, Field(ge=0)]
+    """A variant is accepted over the baseline only if its kappa of pw_mcc is above the baseline's by more than this."""
+
+    @model_validator(mode="after")
+    def _has_its_baseline(self) -> Self:
+        if self.baseline not in self.variants:
+            raise ValueError(f"a baseline among the variants ({', '.join(dict.fromkeys(self.variants))})")
+        return self
+
+
+class OfSubject(Strict):
+    subject: str
+    variant: str
 
 
 class Study(Strict):
     root: str
+    study_file: str
     claims_file: str
     subjects: dict[str, SubjectEntry]
     captures: dict[str, CaptureOf]
+    worlds: dict[str, dict[str, str]]
+    quarantined: dict[str, dict[str, str]]
+    gaussians: dict[str, dict[str, str]]
     runs: dict[str, Run]
     pairs: dict[str, Pair]
+    benches: dict[str, OfSubject]
+    comparisons: dict[str, Comparison]
+    factorials: dict[str, Factorial]
+    certificates: dict[str, OfSubject]
+    calibrations: dict[str, OfSubject]
+    replications: dict[str, dict[str, str]]
     bars: dict[str, str]
 
 
@@ -471,11 +655,33 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 def load_subject(name: str, folder: Path = Path("subjects")) -> Subject:
     """Read and check subjects/<name>.yaml; raises ReseedError for an unknown name or the first fault."""
+    return load(Subject, _subject_file(name, folder))
+
+
+def _subject_file(name: str, folder: Path) -> Path:
     path = folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml"))) or "none"
         raise ReseedError(f"subject {name!r}: {path} does not exist; known subjects: {known}")
-    return load(Subject, path)
+    return path
+
+
+def load_world(name: str, folder: Path = Path("subjects")) -> World:
+    """Read and check subjects/<name>.yaml of a world; raises ReseedError for an unknown name or the first fault."""
+    return load(World, _subject_file(name, folder))
+
+
+def load_quarantined(name: str, folder: Path = Path("subjects")) -> Quarantined:
+    """Read and check subjects/<name>.yaml of a quarantined subject; raises ReseedError as `load_subject` does."""
+    return load(Quarantined, _subject_file(name, folder))
+
+
+def load_sae_training(name: str, folder: Path = Path("subjects")) -> SaeTraining:
+    """What the SAEs of a subject share, whatever the subject is; raises ReseedError for the first fault of its file."""
+    path = _subject_file(name, folder)
+    content = read_yaml(path)
+    generator = content.get("data", {}).get("generator") if isinstance(content, dict) else None
+    return load(World, path).sae if generator == "superposition" else load(Subject, path).sae
 
 
 def load_study(path: Path = Path("study.yaml")) -> Study:

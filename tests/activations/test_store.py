@@ -6,8 +6,16 @@ import pytest
 import torch
 
 from reseed import ReseedError
-from reseed.activations.store import Activations, participation_ratio, read_activations, write_activations
-from tests.conftest import provenance
+from reseed.activations.store import (
+    Activations,
+    Provenance,
+    Truth,
+    participation_ratio,
+    read_activations,
+    read_truth,
+    write_activations,
+)
+from tests.conftest import provenance, unit
 
 
 def splits(train: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -77,3 +85,49 @@ def test_a_truncated_or_edited_shard_is_refused(activations: Activations, tmp_pa
 def test_participation_ratio_closed_forms() -> None:
     assert participation_ratio(torch.ones(7)) == pytest.approx(7)
     assert participation_ratio(torch.tensor([3.0, 0, 0])) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("hook_name", "generator", "refused"),
+    [
+        ("synthetic", "synthetic features drawn by a library", None),
+        ("synthetic", "forward pass of the trained model", "rows of the hook 'synthetic'.*begins with 'synthetic '"),
+        ("synthetic", "Gaussian noise", "rows of the hook 'synthetic'.*begins with 'synthetic '"),
+        ("blocks.0.hook_resid_post", "synthetic features drawn by a library", "a model's.*begins with 'forward pass"),
+        (("synthetic", "synthetic"), "synthetic features drawn by a library", "a model's.*begins with 'forward pass"),
+    ],
+)
+def test_a_models_hook_point_needs_a_forward_pass_and_a_synthetic_one_refuses_it(
+    hook_name: str | tuple[str, ...], generator: str, refused: str | None, tmp_path: Path
+) -> None:
+    made_by = Provenance("world", "trained", hook_name, ("row",), generator, "m" * 64, "t" * 64)
+    if refused is None:
+        write_activations(splits(unit(16, 3)), made_by, "float32", tmp_path / "a")
+        assert read_activations(tmp_path / "a").index["generator"] == generator
+        return
+    with pytest.raises(ReseedError, match=f"arm 'trained' is {refused}"):
+        write_activations(splits(unit(16, 3)), made_by, "float32", tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_known_features_are_read_back_as_written_or_refused(tmp_path: Path) -> None:
+    truth = Truth(unit(5, 3), torch.rand(4, 5))
+    write_activations(splits(unit(16, 3)), provenance(), "float32", tmp_path / "a", truth=truth)
+    found = read_truth(tmp_path / "a")
+    assert found is not None
+    assert found.directions.equal(truth.directions)
+    assert found.codes.equal(truth.codes)
+    file = tmp_path / "a" / "features.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(ReseedError, match=r"features\.safetensors: its sha256 is .* truncated or edited"):
+        read_truth(tmp_path / "a")
+    file.unlink()
+    with pytest.raises(ReseedError, match=r"features\.safetensors: the file does not exist, its index lists it"):
+        read_truth(tmp_path / "a")
+
+
+def test_a_subject_without_known_features_has_none(tmp_path: Path) -> None:
+    write_activations(splits(unit(16, 3)), provenance(), "float32", tmp_path / "a")
+    assert "features_sha256" not in read_activations(tmp_path / "a").index
+    assert read_truth(tmp_path / "a") is None

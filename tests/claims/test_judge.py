@@ -160,3 +160,10 @@ def test_a_verdict_that_flips_when_dead_latents_count_is_not_testable() -> None:
     verdict = judge(claim(ABOVE_NULL), content, 0.95)
     assert verdict["verdict"] == "not testable"
     assert verdict["reasons"] == ["trained, modular/topk-k16: holds over alive latents, refuted over all"]
+
+
+def test_a_quarantined_subject_is_no_evidence() -> None:
+    found = evidence()
+    found[PATHS[1]]["quarantined"] = "the answer stands in the input"
+    with pytest.raises(ReseedError, match=r"topk-k8/stability\.json: the subject is quarantined \(the answer stands"):
+        judge(claim(ABOVE_NULL), found, 0.95)

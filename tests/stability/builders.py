@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from reseed.matching import Array, unit_rows
+from reseed.params import Correctness, Stability
 from reseed.stability.dictionaries import Dictionary, SeedSet
 
 STEPS = (0, 100, 200, 400, 800)
@@ -31,3 +32,12 @@ def seed_set(
         for _ in finals
     ]  # fmt: skip
     return SeedSet(tuple(range(len(finals))), snapshots, metrics, group_size)
+
+
+def stability_options(null_draws: int = 4) -> Stability:
+    """As in params.yaml, with fewer draws."""
+    correctness = Correctness(stable_kappa=0.8, correct_gt_mcc=0.9)
+    return Stability(
+        alive_min_count=10, shared_cosine=0.7, null_draws=null_draws, confidence=0.95, plateau_tolerance=0.03,
+        correctness=correctness,
+    )  # fmt: skip

@@ -9,15 +9,14 @@ import numpy as np
 import pytest
 
 from reseed import ReseedError
-from reseed.params import Stability
 from reseed.stability.arms import analyse
 from reseed.stability.dictionaries import Dictionary
 from reseed.stability.report import summary
-from reseed.stability.statistics import agreement
+from reseed.stability.statistics import STATISTICS, agreement
 from tests.conftest import variant_of
-from tests.stability.builders import STEPS, dictionary, seed_set
+from tests.stability.builders import STEPS, dictionary, seed_set, stability_options
 
-OPTIONS = Stability(alive_min_count=10, shared_cosine=0.7, null_draws=4, confidence=0.95, plateau_tolerance=0.03)
+OPTIONS = stability_options(null_draws=4)
 SPREAD = np.concatenate([np.full(6, 1.0), np.full(26, 0.3)])  # anisotropic: the covariance null is the strictest
 
 
@@ -136,7 +135,9 @@ def test_the_summary_holds_what_claims_read() -> None:
     assert content["seeds"] == 3
     assert "group_size" not in content
     assert content["trained"]["activation_dimension"] == 9.0
-    assert len(content["records"]) == 6  # three statistics, alive and all latents
+    assert len(content["records"]) == 2 * (
+        len(STATISTICS) + 1
+    )  # the overlap of the unstable too; alive and all latents
     record = content["records"][0]
     assert len(record["kappa_deleted"]) == 3
     low, high = report.alive[record["statistic"]].kappa.interval(0.95)  # type: ignore[union-attr]
@@ -149,7 +150,7 @@ def test_seeds_that_nothing_couples_are_all_compared() -> None:
     random = np.random.default_rng(7)
     finals = [dictionary(draw(random)) for _ in range(4)]
     found = analyse(seed_set(finals, random), OPTIONS, "a").alive["pw_mcc"].value
-    values = {(i, j): agreement(finals[i], finals[j], 0.7)["pw_mcc"] for i, j in combinations(range(4), 2)}
+    values = {(i, j): agreement(finals[i], finals[j], 0.7, 8)["pw_mcc"] for i, j in combinations(range(4), 2)}
     assert found.value == np.mean(list(values.values()))
     assert found.deleted == tuple(np.mean([v for pair, v in values.items() if left not in pair]) for left in range(4))
 
@@ -166,7 +167,7 @@ def test_seeds_that_an_objective_made_equal_are_no_agreement() -> None:
     random = np.random.default_rng(0)
     own = [draw(random) for _ in range(3)]
     finals = in_twos(own)
-    assert agreement(finals[0], finals[1], 0.7)["pw_mcc"] == pytest.approx(1)
+    assert agreement(finals[0], finals[1], 0.7, 8)["pw_mcc"] == pytest.approx(1)
     coupled = seed_set(finals, random, group_size=2)
     report = analyse(coupled, OPTIONS, "coupled")
     figures = report.alive["pw_mcc"]

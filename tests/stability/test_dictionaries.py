@@ -170,7 +170,7 @@ def test_a_transcoder_has_decoder_rows_where_it_writes_and_encoder_rows_where_it
         write_json(file, read_json(file) | {"d_out": d_out})
     found = read_seed_set(tmp_path, TRANSCODER, "trained", (0, 1, 2)).final()[0]
     assert (found.decoder.shape, found.encoder.shape) == ((D_SAE, d_out), (D_SAE, D_IN))
-    assert agreement(found, found, 0.7)["shared_fraction"] == 1
+    assert agreement(found, found, 0.7, 4)["shared_fraction"] == 1
     with pytest.raises(ReseedError, match=r"W_dec has shape \[11, 12\], cfg.json says \[d_sae, d_out\] = \[12, 11\]"):
         check_decoder(unit(D_SAE, d_out).T, {"d_sae": D_SAE, "d_in": D_IN, "d_out": d_out}, FOLDER)
 

@@ -22,7 +22,7 @@ def test_the_isotropic_floor_is_the_published_one(d_in: int, d_sae: int, publish
 
 def test_the_isotropic_draws_meet_the_closed_form_and_the_signed_hungarian_floor() -> None:
     random = np.random.default_rng(0)
-    draws = [agreement(isotropic(512, 64, random), isotropic(512, 64, random), 0.7) for _ in range(3)]
+    draws = [agreement(isotropic(512, 64, random), isotropic(512, 64, random), 0.7, 4) for _ in range(3)]
     mean = {name: np.mean([draw[name] for draw in draws]) for name in draws[0]}
     assert mean["mean_max_cos"] == pytest.approx(isotropic_mean_max_cos(512, 512, 64), abs=0.002)
     assert mean["mean_max_cos"] == pytest.approx(0.394, abs=0.002)
@@ -32,7 +32,7 @@ def test_the_isotropic_draws_meet_the_closed_form_and_the_signed_hungarian_floor
 
 def test_unequal_shapes_take_the_mean_of_both_directions() -> None:
     random = np.random.default_rng(3)
-    draws = [agreement(isotropic(300, 32, random), isotropic(40, 32, random), 0.7) for _ in range(20)]
+    draws = [agreement(isotropic(300, 32, random), isotropic(40, 32, random), 0.7, 4) for _ in range(20)]
     found = np.mean([draw["mean_max_cos"] for draw in draws])
     assert found == pytest.approx(isotropic_mean_max_cos(300, 40, 32), abs=0.004)
 
@@ -64,8 +64,8 @@ def test_independent_dictionaries_do_not_agree_above_the_covariance_null(name: s
         random = np.random.default_rng(repeat)
         seeds = [dictionary(random.standard_normal((n, len(spread))) * spread) for _ in range(5)]
         gaussian = CovarianceNull.of(seeds)
-        value = np.mean([agreement(seeds[i], seeds[i + 1], 0.7)["pw_mcc"] for i in range(4)])
-        draws = [agreement(gaussian.draw(n, random), gaussian.draw(n, random), 0.7) for _ in range(8)]
+        value = np.mean([agreement(seeds[i], seeds[i + 1], 0.7, 4)["pw_mcc"] for i in range(4)])
+        draws = [agreement(gaussian.draw(n, random), gaussian.draw(n, random), 0.7, 4) for _ in range(8)]
         null = np.mean([draw["pw_mcc"] for draw in draws])
         kappas.append((value - null) / (1 - null))
     assert -0.05 < np.mean(kappas) < 0.015
@@ -77,9 +77,9 @@ def test_the_covariance_null_sees_what_the_isotropic_floor_cannot() -> None:
     narrow = np.concatenate([np.ones(3), np.full(61, 0.05)])
     seeds = [dictionary(random.standard_normal((128, 64)) * narrow) for _ in range(4)]
     gaussian = CovarianceNull.of(seeds)
-    value = agreement(seeds[0], seeds[1], 0.7)["pw_mcc"]
-    assert value > agreement(isotropic(128, 64, random), isotropic(128, 64, random), 0.7)["pw_mcc"] + 0.4
-    null = agreement(gaussian.draw(128, random), gaussian.draw(128, random), 0.7)["pw_mcc"]
+    value = agreement(seeds[0], seeds[1], 0.7, 4)["pw_mcc"]
+    assert value > agreement(isotropic(128, 64, random), isotropic(128, 64, random), 0.7, 4)["pw_mcc"] + 0.4
+    null = agreement(gaussian.draw(128, random), gaussian.draw(128, random), 0.7, 4)["pw_mcc"]
     assert value == pytest.approx(null, abs=0.04)
 
 

@@ -21,6 +21,9 @@ from reseed.artifacts import check_sha256, read_json, read_tensors, sha256, writ
 from reseed.params import SPLITS
 
 ROWS_PER_SHARD = 1 << 18
+SYNTHETIC_HOOK = "synthetic"
+"""The hook point of rows that no model made."""
+FEATURES_FILE = "features.safetensors"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -38,6 +41,14 @@ class Provenance:
     tokens_sha256: str
     hook_name_out: str | None = None
     """Where `target` was read, for transcoders."""
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the rows are made of: directions [n_features, d_in], unit, and codes [test rows, n_features], 0 where off."""
+
+    directions: Tensor
+    codes: Tensor
 
 
 class Rows:
@@ -99,19 +110,17 @@ def write_activations(
     path: Path,
     beside: Mapping[str, Mapping[str, Tensor]] | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
+    quarantine: str | None = None,
+    truth: Truth | None = None,
 ) -> None:
     """Write shards and index.json into the new directory `path`; statistics are of the training rows, in float64.
 
-    beside: {split: {"target" | "sequence" | "labels": tensor of as many rows}}.
-    Raises ReseedError for non-finite values, an overflow of the chosen dtype, an arm of a model that no forward pass
-    made, or training rows that do not vary.
+    beside: {split: {"target" | "sequence" | "labels": tensor of as many rows}}. quarantine: the fault of the subject,
+    which the index then names so that no claim rests on it. truth: the features, where they are known.
+    Raises ReseedError for non-finite values, an overflow of the chosen dtype, rows of a hook point that no forward pass
+    made (or of the hook "synthetic" that one made), or training rows that do not vary.
     """
-    forward = "forward pass of the "
-    if provenance.arm in ("trained", "random_model") and not provenance.generator.startswith(forward):
-        raise ReseedError(
-            f"{path}: arm {provenance.arm!r} is a model's: found the generator {provenance.generator!r}, "
-            f"allowed: one that begins with {forward!r}"
-        )
+    _check_generator(provenance, path)
     path.mkdir(parents=True)
     entries: dict[str, Any] = {}
     for split in SPLITS:
@@ -161,8 +170,40 @@ def write_activations(
             "effective_dimension": participation_ratio(spectrum),
             "splits": entries,
         }
-        | ({"hook_name_out": provenance.hook_name_out} if provenance.hook_name_out else {}),
+        | ({"hook_name_out": provenance.hook_name_out} if provenance.hook_name_out else {})
+        | ({"quarantine": quarantine} if quarantine else {})
+        | (_write_truth(truth, path) if truth else {}),
     )
+
+
+def _check_generator(provenance: Provenance, path: Path) -> None:
+    """A real model's hook point stands only on a forward pass, and a world's rows only under the hook "synthetic"."""
+    synthetic = provenance.hook_name == SYNTHETIC_HOOK
+    allowed = "synthetic " if synthetic else "forward pass of the "
+    if provenance.arm in ("trained", "random_model") and not provenance.generator.startswith(allowed):
+        made_of = f"rows of the hook {SYNTHETIC_HOOK!r}" if synthetic else "a model's"
+        raise ReseedError(
+            f"{path}: arm {provenance.arm!r} is {made_of}: found the generator {provenance.generator!r}, "
+            f"allowed: one that begins with {allowed!r}"
+        )
+
+
+def _write_truth(truth: Truth, path: Path) -> dict[str, str]:
+    write_tensors(path / FEATURES_FILE, {"directions": truth.directions, "test": truth.codes})
+    return {"features_sha256": sha256(path / FEATURES_FILE)}
+
+
+def read_truth(path: Path) -> Truth | None:
+    """The known features behind the activations in `path`, None if there are none.
+
+    Raises ReseedError for a missing, truncated or edited file.
+    """
+    expected = read_json(path / "index.json").get("features_sha256")
+    if expected is None:
+        return None
+    check_sha256(path / FEATURES_FILE, expected)
+    tensors = read_tensors(path / FEATURES_FILE)
+    return Truth(tensors["directions"], tensors["test"])
 
 
 def read_activations(path: Path) -> Activations:
@@ -174,6 +215,22 @@ def read_activations(path: Path) -> Activations:
             check_sha256(path / shard["file"], shard["sha256"])
             shards[split].append(read_tensors(path / shard["file"]))
     return Activations(shards, index)
+
+
+def provenance_of(activations: Activations) -> Provenance:
+    """What made these activations, from their index."""
+    index = activations.index
+    hook_name = index["hook_name"]
+    return Provenance(
+        subject=index["subject"],
+        arm=index["arm"],
+        hook_name=hook_name if isinstance(hook_name, str) else tuple(hook_name),
+        positions=tuple(index["positions"]),
+        generator=index["generator"],
+        model_sha256=index["model_sha256"],
+        tokens_sha256=index["tokens_sha256"],
+        hook_name_out=index.get("hook_name_out"),
+    )
 
 
 def participation_ratio(spectrum: Tensor) -> float:

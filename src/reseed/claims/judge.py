@@ -53,6 +53,10 @@ def _obstacles(claim: Claim, evidence: dict[str, dict[str, Any]]) -> list[str]:
         content = evidence[path]
         if missing := {"k", "seeds", "records"} - content.keys():
             raise ReseedError(f"{path}: found no {sorted(missing)[0]!r}, allowed as evidence: a stability.json")
+        if "quarantined" in content:
+            raise ReseedError(
+                f"{path}: the subject is quarantined ({content['quarantined']}), allowed as evidence: a subject that is not"
+            )
         if content["k"] != k:
             found.append(f"{path}: k is {content['k']}, the claim speaks of {k}")
         if content["seeds"] < claim.minimum_seeds:

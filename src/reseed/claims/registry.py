@@ -13,7 +13,7 @@ from reseed.params import Count, Strict, load, lookup
 class Test(Strict):
     """One bound that must hold: the whole interval of the figure lies above, or below, a number fixed beforehand."""
 
-    figure: str = Field(pattern=r"^(trained|random_model)( - (trained|random_model))?$")
+    figure: str = Field(pattern=r"^(trained|random_model|gaussian)( - (trained|random_model|gaussian))?$")
     over: Literal["each", "log2_k"]
     above: float | None = None
     below: float | None = None

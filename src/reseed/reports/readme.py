@@ -9,7 +9,7 @@ from typing import Any
 from reseed import ReseedError
 from reseed.artifacts import metrics_dir, read_json
 from reseed.claims.registry import Registry
-from reseed.params import RANDOM_MODEL, Study, load, load_study
+from reseed.params import GAUSSIAN, RANDOM_MODEL, Study, load, load_study
 
 START, END = "<!-- results: written by `make table` from metrics/ -->", "<!-- end of results -->"
 
@@ -39,8 +39,8 @@ def results(root: Path = Path()) -> str:
 def _variants(study: Study, root: Path) -> str:
     lines = [
         "| variant | d_sae | explained variance | alive | pw_mcc (null) | κ trained | κ random weights "
-        "| CE loss score | probing top-1: SAE (random SAE, model) |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| κ Gaussian | CE loss score | probing top-1: SAE (random SAE, model) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for pair in study.pairs.values():
         folder = root / metrics_dir(pair.subject, pair.variant)
@@ -54,10 +54,11 @@ def _variants(study: Study, root: Path) -> str:
                     f"`{pair.variant}`",
                     str(stability["d_sae"]),
                     _interval(trained["explained_variance"]),
-                    f"{trained['alive_fraction']:.1%}",
+                    f"{trained['alive_fraction']['value']:.1%}",
                     f"{_interval(agreement)} ({agreement['null']:.3f})",
                     _kappa(agreement),
                     _kappa(stability[RANDOM_MODEL]["pw_mcc"]),
+                    _kappa(stability[GAUSSIAN]["pw_mcc"]),
                     _interval(bench["core"]["ce_loss_score"]),
                     _probing(bench["sparse_probing"]),
                 ]

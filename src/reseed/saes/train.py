@@ -98,7 +98,7 @@ def start(
 ) -> Run:
     """Every member at its initialisation; what `vary` does not name is the same for all seeds."""
     inits = [_init_key(train, seed) for seed in train.seeds]
-    orders = [seed if train.vary in ("order", "both") else "fixed" for seed in train.seeds]
+    orders = [seed if train.vary in ("order", "both") else f"fixed-{train.held}" for seed in train.seeds]
     each = [k for k in ks for _ in train.seeds]
     stack = architecture.initialise(inits * len(ks), each, feed.written)
     add_objectives(architecture.variant, stack, feed)
@@ -121,7 +121,7 @@ def start(
 
 
 def _init_key(train: Train, seed: int) -> object:
-    return seed if train.vary in ("init", "both") else "fixed"
+    return seed if train.vary in ("init", "both") else f"fixed-{train.held}"
 
 
 def _group(seeds: tuple[int, ...], place: int, size: int) -> list[int]:

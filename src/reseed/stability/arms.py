@@ -6,17 +6,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from reseed import ReseedError
 from reseed.artifacts import derive_seed
 from reseed.matching import Array, cosines
 from reseed.params import Stability
 from reseed.stability.dictionaries import Dictionary, SeedSet
-from reseed.stability.jackknife import Estimate, Groups, leave_one_out
+from reseed.stability.jackknife import Estimate, Groups, leave_one_out, mean_over_seeds
+from reseed.stability.latents import Latents
 from reseed.stability.nulls import NULLS, CovarianceNull, isotropic, isotropic_mean_max_cos
-from reseed.stability.statistics import STATISTICS, agreement, best_matches
+from reseed.stability.statistics import (
+    STATISTICS,
+    Matched,
+    agreement,
+    best_matches,
+    matched,
+    matched_correlations,
+    mean_correlation,
+    overlap,
+)
 
 MIN_ROOM = 0.1
+ACTIVATION_CORRELATION, UNSTABLE_OVERLAP = "activation_correlation", "unstable_overlap"
 HISTOGRAM_BINS = np.linspace(0, 1, 41)
 
 
@@ -62,7 +74,10 @@ class Certificate:
 class ArmReport:
     """Everything that stability says about one arm.
 
-    alive and all_latents: statistic -> report over the alive latents (the figure) and over all (the check on it).
+    alive and all_latents: statistic -> report over the alive latents (the figure) and over all (the check on it):
+    STATISTICS, with held-out activations ACTIVATION_CORRELATION, and UNSTABLE_OVERLAP if every pair has latents that
+    are not shared. rank: dimensions of the spans compared, the mean effective dimension of the decoders.
+    pairs: one row a pair of seeds and statistic, value beside its nulls. latents: what is known of every latent.
     steps: one row a snapshot and statistic, value beside the covariance null. histogram: densities of the best-match
     |cos| of alive latents and of the covariance null, one row a bin.
     """
@@ -70,6 +85,9 @@ class ArmReport:
     alive: dict[str, StatisticReport]
     all_latents: dict[str, StatisticReport]
     certificates: dict[str, Certificate]
+    rank: int
+    pairs: list[dict[str, float | str]]
+    latents: Latents
     alive_fraction: Estimate
     decoder_dimension: Estimate
     held_out: dict[str, Estimate]
@@ -79,57 +97,103 @@ class ArmReport:
     histogram: list[dict[str, float | str]]
 
 
+@dataclass(frozen=True)
+class Activity:
+    """What the SAEs of a seed set do on the same held-out rows: one array [rows, d_sae] a seed, in its order.
+
+    untrained: by the SAE that the seed trained from.
+    """
+
+    trained: list[Array]
+    untrained: list[Array]
+
+
 Tables = dict[str, dict[str, Array]]
 Draw = Callable[[int, np.random.Generator], Dictionary]
 
 
-def analyse(seed_set: SeedSet, options: Stability, key: str) -> ArmReport:
+def analyse(seed_set: SeedSet, options: Stability, key: str, activity: Activity | None = None) -> ArmReport:
     """Judge one arm; `key` names it, so that its nulls have generators of their own.
 
     Raises ReseedError if a seed has no alive latent.
     """
-    final, initial = seed_set.final(), seed_set.initial()
-    masks = [dictionary.alive(options.alive_min_count) for dictionary in final]
-    for seed, mask in zip(seed_set.seeds, masks, strict=True):
-        if not mask.any():
-            raise ReseedError(f"{key}: seed {seed} has no alive latent (stability.alive_min_count)")
+    final, initial, groups = seed_set.final(), seed_set.initial(), seed_set.groups
+    masks = alive_masks(seed_set, options, key)
+    everything = [np.ones_like(mask) for mask in masks]
     alive = [dictionary.select(mask) for dictionary, mask in zip(final, masks, strict=True)]
     untrained = [dictionary.select(mask) for dictionary, mask in zip(initial, masks, strict=True)]
-    groups = seed_set.groups
-    reports = _reports(_tables(alive, untrained, groups, options, f"{key}/alive"), groups)
-    steps = _over_steps(seed_set, options, key)
+    dimension = mean_over_seeds([effective_dimension(dictionary.decoder) for dictionary in alive], groups)
+    rank = max(1, round(dimension.value))
+    matches = {(i, j): matched(alive[i], alive[j]) for i, j in groups.all_pairs()}
+    tables = _tables(alive, untrained, matches, groups, rank, options, f"{key}/alive")
+    all_matches = {(i, j): matched(final[i], final[j]) for i, j in groups.all_pairs()}
+    all_tables = _tables(final, initial, all_matches, groups, rank, options, f"{key}/all")
+    if activity is not None:
+        untrained_matches = {(i, j): matched(untrained[i], untrained[j]) for i, j in groups.all_pairs()}
+        tables[ACTIVATION_CORRELATION] = _activation_table(activity, masks, matches, untrained_matches, groups)
+        all_untrained = {(i, j): matched(initial[i], initial[j]) for i, j in groups.all_pairs()}
+        all_tables[ACTIVATION_CORRELATION] = _activation_table(activity, everything, all_matches, all_untrained, groups)
+    for table, dictionaries, starts, found in (
+        (tables, alive, untrained, matches), (all_tables, final, initial, all_matches),
+    ):  # fmt: skip
+        if unstable := _unstable_table(dictionaries, starts, found, groups, rank, options, key):
+            table[UNSTABLE_OVERLAP] = unstable
+    steps = _over_steps(seed_set, options, rank, key)
     per_seed = seed_set.metrics
     together = min(int(metrics["constant_steps"]) for metrics in per_seed)
+    certificates = {
+        statistic: Certificate(
+            seeds_converged=sum(
+                all(per_seed[seed]["converged"] for seed in groups.members([group])) for group in range(len(groups))
+            ),
+            seeds=len(groups),
+            change=_change_over_last_doubling(
+                [row for row in steps if row["statistic"] == statistic and float(row["step"]) <= together]
+            ),
+            tolerance=options.plateau_tolerance,
+        )
+        for statistic in STATISTICS
+    }
+    # snapshots hold no activations, and what is unstable is told by the matching: both settle when pw_mcc has
+    certificates |= dict.fromkeys((ACTIVATION_CORRELATION, UNSTABLE_OVERLAP), certificates["pw_mcc"])
     return ArmReport(
-        alive=reports,
-        all_latents=_reports(_tables(final, initial, groups, options, f"{key}/all"), groups),
-        certificates={
-            statistic: Certificate(
-                seeds_converged=sum(
-                    all(per_seed[seed]["converged"] for seed in groups.members([group])) for group in range(len(groups))
-                ),
-                seeds=len(groups),
-                change=_change_over_last_doubling(
-                    [row for row in steps if row["statistic"] == statistic and float(row["step"]) <= together]
-                ),
-                tolerance=options.plateau_tolerance,
-            )
-            for statistic in STATISTICS
-        },
-        alive_fraction=_mean_over_seeds([float(mask.mean()) for mask in masks], groups),
-        decoder_dimension=_mean_over_seeds([_effective_dimension(dictionary.decoder) for dictionary in alive], groups),
+        alive=_reports(tables, groups),
+        all_latents=_reports(all_tables, groups),
+        certificates=certificates,
+        rank=rank,
+        pairs=_pair_rows(tables, groups, seed_set.seeds),
+        latents=Latents.of(seed_set, masks, matches, activity.trained if activity else None, options.shared_cosine),
+        alive_fraction=mean_over_seeds([float(mask.mean()) for mask in masks], groups),
+        decoder_dimension=dimension,
         held_out={
-            name: _mean_over_seeds([float(metrics[name]) for metrics in per_seed], groups)
+            name: mean_over_seeds([float(metrics[name]) for metrics in per_seed], groups)
             for name in ("explained_variance", "mse", "l0")
         },
-        cosine_to_init=_mean_over_seeds([float(metrics["cosine_to_init"]) for metrics in per_seed], groups),
+        cosine_to_init=mean_over_seeds([float(metrics["cosine_to_init"]) for metrics in per_seed], groups),
         max_steps=max(int(metrics["steps"]) for metrics in per_seed),
         steps=steps,
         histogram=_histogram(alive, groups, options, key),
     )
 
 
-def _tables(final: list[Dictionary], initial: list[Dictionary], groups: Groups, options: Stability, key: str) -> Tables:
+def alive_masks(seed_set: SeedSet, options: Stability, key: str) -> list[NDArray[np.bool_]]:
+    """Which latents [d_sae] of every seed are alive; raises ReseedError if a seed has none."""
+    masks = [dictionary.alive(options.alive_min_count) for dictionary in seed_set.final()]
+    for seed, mask in zip(seed_set.seeds, masks, strict=True):
+        if not mask.any():
+            raise ReseedError(f"{key}: seed {seed} has no alive latent (stability.alive_min_count)")
+    return masks
+
+
+def _tables(
+    final: list[Dictionary],
+    initial: list[Dictionary],
+    matches: dict[tuple[int, int], Matched],
+    groups: Groups,
+    rank: int,
+    options: Stability,
+    key: str,
+) -> Tables:
     """statistic -> {"value" or a null -> symmetric matrix [seeds, seeds]}, NaN within a group."""
     n = len(final)
     tables: Tables = {s: {name: np.full((n, n), np.nan) for name in ("value", *NULLS)} for s in STATISTICS}
@@ -138,12 +202,12 @@ def _tables(final: list[Dictionary], initial: list[Dictionary], groups: Groups, 
         (n_a, d_out), n_b = final[i].decoder.shape, len(final[j].decoder)
         random = np.random.default_rng(derive_seed("null", key, i, j))
         pair = {
-            "value": agreement(final[i], final[j], options.shared_cosine),
-            "untrained": agreement(initial[i], initial[j], options.shared_cosine),
-            "covariance": _mean_agreement(gaussian.draw, n_a, n_b, options, options.null_draws, random),
+            "value": agreement(final[i], final[j], options.shared_cosine, rank, matches[i, j]),
+            "untrained": agreement(initial[i], initial[j], options.shared_cosine, rank),
+            "covariance": _mean_agreement(gaussian.draw, n_a, n_b, options, rank, options.null_draws, random),
             "isotropic": _mean_agreement(
                 lambda size, random, d_out=d_out: isotropic(size, d_out, random),  # type: ignore[misc]
-                n_a, n_b, options, options.null_draws, random,
+                n_a, n_b, options, rank, options.null_draws, random,
             ),
         }  # fmt: skip
         pair["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, n_b, d_out)
@@ -153,11 +217,95 @@ def _tables(final: list[Dictionary], initial: list[Dictionary], groups: Groups, 
     return tables
 
 
+def _activation_table(
+    activity: Activity,
+    masks: list[NDArray[np.bool_]],
+    matches: dict[tuple[int, int], Matched],
+    untrained_matches: dict[tuple[int, int], Matched],
+    groups: Groups,
+) -> dict[str, Array]:
+    """Mean correlation of matched latents on held-out rows, unmatched ones counting 0.
+
+    Its nulls: the untrained SAEs with a matching of their own, and the trained ones with a matching at random (in
+    expectation, exactly). A random dictionary has no activations, so the isotropic and covariance nulls do not exist.
+    """
+    n = len(masks)
+    table = {name: np.full((n, n), np.nan) for name in ("value", "untrained", "permuted")}
+    trained = [acts[:, mask].astype(float) for acts, mask in zip(activity.trained, masks, strict=True)]
+    untrained = [acts[:, mask].astype(float) for acts, mask in zip(activity.untrained, masks, strict=True)]
+    for i, j in groups.all_pairs():
+        n_a, n_b = trained[i].shape[1], trained[j].shape[1]
+        larger, smaller = max(n_a, n_b), min(n_a, n_b)
+        figures = {
+            "value": matched_correlations(trained[i], trained[j], matches[i, j]).sum() / larger,
+            "untrained": matched_correlations(untrained[i], untrained[j], untrained_matches[i, j]).sum() / larger,
+            "permuted": mean_correlation(trained[i], trained[j]) * smaller / larger,
+        }
+        for name, figure in figures.items():
+            table[name][i, j] = table[name][j, i] = figure
+    return table
+
+
+def _unstable_table(
+    final: list[Dictionary],
+    initial: list[Dictionary],
+    matches: dict[tuple[int, int], Matched],
+    groups: Groups,
+    rank: int,
+    options: Stability,
+    key: str,
+) -> dict[str, Array] | None:
+    """Overlap of the leading spans of the latents that a pair does not share; None if a pair shares all of them.
+
+    Latents without a partner may still span what another seed's span: then the subspace is reproducible though no
+    direction in it is (Gerasimov et al. 2026, arXiv 2606.12138). A random span of rank r has r / d (isotropic).
+    """
+    n = len(final)
+    table = {name: np.full((n, n), np.nan) for name in ("value", *NULLS)}
+    for i, j in groups.all_pairs():
+        left = [np.ones(len(dictionary.decoder), dtype=bool) for dictionary in (final[i], final[j])]
+        shared = matches[i, j].shared(options.shared_cosine)
+        left[0][matches[i, j].rows[shared]] = False
+        left[1][matches[i, j].columns[shared]] = False
+        if min(int(mask.sum()) for mask in left) < 2:
+            return None
+        a, b = (final[seed].select(mask) for seed, mask in zip((i, j), left, strict=True))
+        starts = [initial[seed].select(mask).leading(rank) for seed, mask in zip((i, j), left, strict=True)]
+        gaussian = CovarianceNull.of([a, b])
+        random = np.random.default_rng(derive_seed("null", key, "unstable", i, j))
+        draws = [
+            overlap(
+                gaussian.draw(len(a.decoder), random).leading(rank), gaussian.draw(len(b.decoder), random).leading(rank)
+            )
+            for _ in range(options.null_draws)
+        ]
+        d_out = a.decoder.shape[1]
+        figures = {
+            "value": overlap(a.leading(rank), b.leading(rank)),
+            "untrained": overlap(*starts),
+            "covariance": float(np.mean(draws)),
+            "isotropic": max(min(rank, len(side.decoder), d_out) for side in (a, b)) / d_out,
+        }
+        for name, figure in figures.items():
+            table[name][i, j] = table[name][j, i] = figure
+    return table
+
+
+def _pair_rows(tables: Tables, groups: Groups, seeds: tuple[int, ...]) -> list[dict[str, float | str]]:
+    rows = []
+    for statistic, table in tables.items():
+        for i, j in groups.all_pairs():
+            row: dict[str, float | str] = {"statistic": statistic, "seed_a": seeds[i], "seed_b": seeds[j]}
+            row |= {name: float(table[name][i, j]) for name in ("value", *NULLS, "permuted") if name in table}
+            rows.append(row)
+    return rows
+
+
 def _mean_agreement(
-    draw: Draw, n_a: int, n_b: int, options: Stability, draws: int, random: np.random.Generator
+    draw: Draw, n_a: int, n_b: int, options: Stability, rank: int, draws: int, random: np.random.Generator
 ) -> dict[str, float]:
     """The mean of every statistic over independent draws of a null of these numbers of latents."""
-    figures = [agreement(draw(n_a, random), draw(n_b, random), options.shared_cosine) for _ in range(draws)]
+    figures = [agreement(draw(n_a, random), draw(n_b, random), options.shared_cosine, rank) for _ in range(draws)]
     return {statistic: float(np.mean([figure[statistic] for figure in figures])) for statistic in STATISTICS}
 
 
@@ -170,7 +318,7 @@ def _reports(tables: Tables, groups: Groups) -> dict[str, StatisticReport]:
         )
         kappa = leave_one_out(lambda left, t=table: _kappa(t, groups.pairs(left)), len(groups))  # type: ignore[misc]
         assert value is not None
-        nulls = {name: _mean_over_pairs(table[name], groups.all_pairs()) for name in NULLS}
+        nulls = {name: _mean_over_pairs(table[name], groups.all_pairs()) for name in table if name != "value"}
         reports[statistic] = StatisticReport(value, nulls, kappa)
     return reports
 
@@ -180,24 +328,24 @@ def _mean_over_pairs(matrix: Array, pairs: Sequence[tuple[int, int]]) -> float:
 
 
 def _kappa(table: dict[str, Array], pairs: Sequence[tuple[int, int]]) -> float | None:
-    null = max(_mean_over_pairs(table[name], pairs) for name in NULLS)
+    null = max(_mean_over_pairs(table[name], pairs) for name in table if name != "value")
     if 1 - null < MIN_ROOM:
         return None
     return (_mean_over_pairs(table["value"], pairs) - null) / (1 - null)
 
 
-def _over_steps(seed_set: SeedSet, options: Stability, key: str) -> list[dict[str, float | str]]:
+def _over_steps(seed_set: SeedSet, options: Stability, rank: int, key: str) -> list[dict[str, float | str]]:
     """Value and covariance null of every statistic at every snapshot before the decay, over the latents alive then."""
     rows: list[dict[str, float | str]] = []
     pairs = seed_set.groups.all_pairs()
     for step in seed_set.constant_steps:
         taken = seed_set.at_constant_rate(step)
         alive = [dictionary.select(dictionary.alive(options.alive_min_count)) for dictionary in taken]
-        values = [agreement(alive[i], alive[j], options.shared_cosine) for i, j in pairs]
+        values = [agreement(alive[i], alive[j], options.shared_cosine, rank) for i, j in pairs]
         gaussian = CovarianceNull.of(alive)
         random = np.random.default_rng(derive_seed("null", key, step))
         sizes = [(len(alive[i].decoder), len(alive[j].decoder)) for i, j in pairs]
-        nulls = [_mean_agreement(gaussian.draw, *size, options, 2, random) for size in sizes]
+        nulls = [_mean_agreement(gaussian.draw, *size, options, rank, 2, random) for size in sizes]
         for statistic in STATISTICS:
             value = float(np.mean([figures[statistic] for figures in values]))
             null = float(np.mean([figures[statistic] for figures in nulls]))
@@ -237,14 +385,8 @@ def _histogram(alive: list[Dictionary], groups: Groups, options: Stability, key:
     return rows
 
 
-def _effective_dimension(decoder: Array) -> float:
+def effective_dimension(decoder: Array) -> float:
     """Participation ratio (tr S)^2 / tr S^2 of the covariance of decoder rows."""
     centred = decoder - decoder.mean(axis=0)
     spectrum = np.linalg.svd(centred, compute_uv=False) ** 2
     return float(spectrum.sum() ** 2 / np.sum(spectrum**2)) if spectrum.sum() > 0 else 0.0
-
-
-def _mean_over_seeds(figures: list[float], groups: Groups) -> Estimate:
-    estimate = leave_one_out(lambda left: float(np.mean([figures[i] for i in groups.members(left)])), len(groups))
-    assert estimate is not None
-    return estimate

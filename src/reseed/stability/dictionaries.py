@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,16 @@ class Dictionary:
 
     def select(self, mask: NDArray[np.bool_]) -> Dictionary:
         return Dictionary(self.decoder[mask], self.encoder[mask], self.firing_counts[mask])
+
+    def leading(self, rank: int) -> Array:
+        """The `rank` leading orthonormal directions [<= rank, d_out] of the decoder rows, uncentred."""
+        return self._directions[:rank]
+
+    @cached_property
+    def _directions(self) -> Array:
+        if len(self.decoder) < self.decoder.shape[1]:
+            return np.asarray(np.linalg.svd(self.decoder, full_matrices=False)[2])
+        return np.asarray(np.linalg.eigh(self.decoder.T @ self.decoder)[1].T[::-1])
 
     def alive(self, min_count: int) -> NDArray[np.bool_]:
         """True where a latent fires at least `min_count` times per pass over the training rows."""

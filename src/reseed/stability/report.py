@@ -6,6 +6,7 @@ from typing import Any
 
 from reseed.params import Stability, Variant
 from reseed.stability.arms import ArmReport, StatisticReport
+from reseed.stability.comparison import ArmDifference
 from reseed.stability.jackknife import Estimate
 from reseed.stability.statistics import STATISTICS
 
@@ -17,12 +18,14 @@ def summary(
     activation_dimensions: dict[str, float],
     options: Stability,
     seeds: int,
+    differences: dict[str, dict[str, ArmDifference]] | None = None,
 ) -> dict[str, Any]:
     """The content of stability.json: nested figures by arm, and `records`, a list that `dvc metrics show` leaves out.
 
     A record holds, for one (arm, statistic, latents), value and kappa with every seed left out in turn, so that a
     claim over several variants can be judged with its seeds left out together. `seeds` counts independent seeds: where
     an objective couples them it is the number of groups, each of `group_size` seeds of the `seeds` given.
+    differences: name of a control arm -> statistic -> the trained arm against it.
     """
     return {
         "architecture": variant.architecture,
@@ -32,41 +35,63 @@ def summary(
         **({"group_size": variant.group_size} if variant.group_size > 1 else {}),
         "alive_min_count": options.alive_min_count,
         **{arm: _arm(report, activation_dimensions[arm], options.confidence) for arm, report in arms.items()},
+        **{f"trained - {arm}": _difference(found, options.confidence) for arm, found in (differences or {}).items()},
         "records": [
             {"variant": name, "arm": arm, "statistic": statistic, "latents": latents}
             | {"converged": int(report.certificates[statistic].converged)}
             | _record(figures[statistic], options.confidence)
             for arm, report in arms.items()
             for latents, figures in (("alive", report.alive), ("all", report.all_latents))
-            for statistic in STATISTICS
+            for statistic in figures
         ],
     }
 
 
 def _arm(report: ArmReport, activation_dimension: float, confidence: float) -> dict[str, Any]:
     return {
-        "alive_fraction": report.alive_fraction.value,
-        "cosine_to_init": report.cosine_to_init.value,
         "steps": report.max_steps,
         "seeds_converged": report.certificates[STATISTICS[0]].seeds_converged,
-        "decoder_dimension": report.decoder_dimension.value,
         "activation_dimension": activation_dimension,
-        "explained_variance": _with_interval(report.held_out["explained_variance"], confidence),
-        "mse": report.held_out["mse"].value,
-        "l0": report.held_out["l0"].value,
-        **{statistic: _statistic(report, statistic, confidence) for statistic in STATISTICS},
+        "subspace_rank": report.rank,
+        **{
+            name: with_interval(estimate, confidence)
+            for name, estimate in {
+                "alive_fraction": report.alive_fraction,
+                "cosine_to_init": report.cosine_to_init,
+                "decoder_dimension": report.decoder_dimension,
+                **report.held_out,
+                "reappear_always": report.latents.always,
+                "reappear_never": report.latents.never,
+            }.items()
+        },
+        **{statistic: _statistic(report, statistic, confidence) for statistic in report.alive},
     }
 
 
 def _statistic(report: ArmReport, name: str, confidence: float) -> dict[str, Any]:
     figures, certificate = report.alive[name], report.certificates[name]
-    shown: dict[str, Any] = _with_interval(figures.value, confidence)
-    shown |= {"null": figures.nulls[figures.strictest], "converged": int(certificate.converged)}
-    shown["plateau_change"] = certificate.change
+    shown: dict[str, Any] = with_interval(figures.value, confidence)
+    shown |= {"null": figures.nulls[figures.strictest], "strictest_null": figures.strictest}
+    shown |= {"converged": int(certificate.converged), "plateau_change": certificate.change}
     if figures.kappa is not None:
         low, high = figures.kappa.interval(confidence)
         shown |= {"kappa": figures.kappa.value, "kappa_low": low, "kappa_high": high}
+        shown["minimum_detectable_kappa"] = figures.kappa.minimum_detectable(confidence)
     return shown
+
+
+def _difference(found: dict[str, ArmDifference], confidence: float) -> dict[str, Any]:
+    content = {}
+    for statistic, difference in found.items():
+        test = difference.test
+        shown: dict[str, Any] = {"p": test.p, "p_floor": test.floor}
+        shown |= {"paired_p": test.paired_p, "paired_p_floor": test.paired_floor}
+        if difference.kappa is not None:
+            low, high = difference.kappa.interval(confidence)
+            shown |= {"kappa": difference.kappa.value, "kappa_low": low, "kappa_high": high}
+            shown["minimum_detectable_kappa"] = difference.kappa.minimum_detectable(confidence)
+        content[statistic] = shown
+    return content
 
 
 def _record(report: StatisticReport, confidence: float) -> dict[str, Any]:
@@ -83,6 +108,7 @@ def _record(report: StatisticReport, confidence: float) -> dict[str, Any]:
     return record
 
 
-def _with_interval(estimate: Estimate, confidence: float) -> dict[str, Any]:
+def with_interval(estimate: Estimate, confidence: float) -> dict[str, Any]:
+    """Value, low and high, as every figure over seeds stands in a metrics file."""
     low, high = estimate.interval(confidence)
     return {"value": estimate.value, "low": low, "high": high}

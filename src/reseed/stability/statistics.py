@@ -1,36 +1,68 @@
-"""The three statistics of agreement between two dictionaries. Each keeps its own name; none stands in for another."""
+"""The statistics of agreement between two dictionaries. Each keeps its own name; none stands in for another."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from reseed.matching import Array, assign, cosines
 from reseed.stability.dictionaries import Dictionary
 
-STATISTICS = ("pw_mcc", "mean_max_cos", "shared_fraction")
+STATISTICS = ("pw_mcc", "mean_max_cos", "shared_fraction", "matching_agreement", "subspace_overlap")
 
 
-def agreement(a: Dictionary, b: Dictionary, shared_cosine: float) -> dict[str, float]:
-    """All three statistics of two dictionaries with n_a and n_b latents.
+@dataclass(frozen=True)
+class Matched:
+    """The one-to-one assignment of two dictionaries that makes the sum of their signed decoder cosines largest.
+
+    rows and columns [n]: latents of the first and of the second; decoder and encoder [n]: their cosines.
+    """
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    decoder: Array
+    encoder: Array
+
+    def shared(self, bar: float) -> NDArray[np.bool_]:
+        """True for the pairs whose decoder and encoder cosines both exceed `bar`."""
+        return (self.decoder > bar) & (self.encoder > bar)
+
+
+def matched(a: Dictionary, b: Dictionary) -> Matched:
+    """Match the latents of two dictionaries, of unequal numbers if need be."""
+    decoder = cosines(a.decoder, b.decoder)
+    rows, columns = assign(decoder)
+    encoder = np.einsum("nd,nd->n", a.encoder[rows], b.encoder[columns])
+    return Matched(rows, columns, decoder[rows, columns], encoder)
+
+
+def agreement(
+    a: Dictionary, b: Dictionary, shared_cosine: float, rank: int, match: Matched | None = None
+) -> dict[str, float]:
+    """All statistics of two dictionaries with n_a and n_b latents.
 
     pw_mcc: sum of signed decoder cosines over the Hungarian assignment / max(n_a, n_b) (Song et al. 2025,
     arXiv 2505.20254, there for equal n). mean_max_cos: the mean of the row maxima and of the column maxima of |cos|,
     averaged (what HUSAI calls PWMCC). shared_fraction: the share of assigned pairs whose decoder and encoder cosines
-    both exceed `shared_cosine`, of max(n_a, n_b) (Paulo and Belrose 2025, arXiv 2501.16615).
-    Empty dictionaries agree in nothing: 0.
+    both exceed `shared_cosine`, of max(n_a, n_b) (Paulo and Belrose 2025, arXiv 2501.16615). matching_agreement: the
+    share of max(n_a, n_b) latents to which the decoders' assignment and the encoders' own give the same partner (the
+    looser criterion of the same paper). subspace_overlap: mean squared cosine of the principal angles between the
+    spans of the `rank` leading directions of the two decoders.
+    `match` is their matching where it is known. Empty dictionaries agree in nothing: 0.
     """
     larger = max(len(a.decoder), len(b.decoder))
     if min(len(a.decoder), len(b.decoder)) == 0:
         return dict.fromkeys(STATISTICS, 0.0)
-    decoder = cosines(a.decoder, b.decoder)
-    rows, columns = assign(decoder)
-    encoder = np.einsum("nd,nd->n", a.encoder[rows], b.encoder[columns])
-    shared = (decoder[rows, columns] > shared_cosine) & (encoder > shared_cosine)
-    matches = best_matches(decoder)
+    found = match or matched(a, b)
+    best = best_matches(cosines(a.decoder, b.decoder))
     return {
-        "pw_mcc": float(decoder[rows, columns].sum() / larger),
-        "mean_max_cos": float((matches[0].mean() + matches[1].mean()) / 2),
-        "shared_fraction": float(shared.sum() / larger),
+        "pw_mcc": float(found.decoder.sum() / larger),
+        "mean_max_cos": float((best[0].mean() + best[1].mean()) / 2),
+        "shared_fraction": float(found.shared(shared_cosine).sum() / larger),
+        "matching_agreement": _same_partner(a, b, found) / larger,
+        "subspace_overlap": overlap(a.leading(rank), b.leading(rank)),
     }
 
 
@@ -38,3 +70,40 @@ def best_matches(decoder_cosines: Array) -> tuple[Array, Array]:
     """The largest |cos| of each row and of each column."""
     size = np.abs(decoder_cosines)
     return size.max(axis=1), size.max(axis=0)
+
+
+def overlap(a: Array, b: Array) -> float:
+    """Mean squared cosine of the principal angles between the row spaces of orthonormal a [r, d] and b [s, d].
+
+    1 if the smaller span lies within the larger; for a fixed and a uniformly random span r / d if r >= s.
+    """
+    return float(np.sum((a @ b.T) ** 2) / min(len(a), len(b)))
+
+
+def _same_partner(a: Dictionary, b: Dictionary, found: Matched) -> int:
+    rows, columns = assign(cosines(a.encoder, b.encoder))
+    partner = np.full(len(a.encoder), -1)
+    partner[rows] = columns
+    return int((partner[found.rows] == found.columns).sum())
+
+
+def matched_correlations(a: Array, b: Array, match: Matched) -> Array:
+    """Pearson correlations [n] of the activations a [rows, n_a] and b [rows, n_b] of matched latents.
+
+    A latent that does not vary on these rows correlates with nothing: 0.
+    """
+    products = standardised(a)[:, match.rows] * standardised(b)[:, match.columns]
+    return np.asarray(products.sum(axis=0))
+
+
+def mean_correlation(a: Array, b: Array) -> float:
+    """The mean correlation over all n_a * n_b pairs of latents: what a matching at random has in expectation."""
+    return float(standardised(a).sum(axis=1) @ standardised(b).sum(axis=1) / (a.shape[1] * b.shape[1]))
+
+
+def standardised(activations: Array) -> Array:
+    """Columns [rows, n] centred and of norm one, so that a product of two is their correlation; constant ones are 0."""
+    centred = activations - activations.mean(axis=0)
+    norms = np.linalg.norm(centred, axis=0)
+    varies = norms > 1e-6 * np.sqrt(len(activations)) * np.abs(activations).max(axis=0, initial=0)
+    return np.asarray(centred / np.where(varies & (norms > 0), norms, np.inf))

@@ -1,0 +1,48 @@
+"""What the SAEs of a seed set do on held-out rows, as SAELens loads them, and what they did before training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sae_lens import SAE
+
+from reseed.activations.store import Activations
+from reseed.matching import Array
+from reseed.params import SaeTraining, Train, Variant
+from reseed.saes.train import initial_weights
+from reseed.stability.arms import Activity
+
+MOST_ROWS = 4096
+
+
+def held_out_activity(
+    path: Path, variant: Variant, training: SaeTraining, train: Train, activations: Activations
+) -> Activity:
+    """Activations [rows, d_sae] of every seed of models/<subject>/<variant> on the same evenly spread test rows.
+
+    The untrained SAE of a seed has the weights it trained from, its threshold calibrated as at the end.
+    """
+    x = held_out_rows(activations)
+    trained, untrained = [], []
+    for seed in train.seeds:
+        sae = SAE.load_from_disk(path / f"seed_{seed}", device="cpu").requires_grad_(False)
+        trained.append(_encode(sae, x))
+        start = type(sae)(sae.cfg)
+        start.load_state_dict(initial_weights(variant, training, train, seed, activations))
+        untrained.append(_encode(start, x))
+    return Activity(trained, untrained)
+
+
+def held_out_rows(activations: Activations) -> torch.Tensor:
+    """At most MOST_ROWS test rows, evenly spread: all seeds and nulls are read on the same ones."""
+    rows = activations.rows("test")
+    chosen = torch.linspace(0, len(rows) - 1, min(MOST_ROWS, len(rows)), dtype=torch.float64).round().long()
+    return rows.take(chosen).float()
+
+
+@torch.no_grad()
+def _encode(sae: SAE[Any], x: torch.Tensor) -> Array:
+    return np.asarray(sae.encode(x).float().numpy())

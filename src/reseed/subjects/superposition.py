@@ -1,0 +1,83 @@
+"""Rows that are sparse sums of known unit features: a subject on which an SAE can be told to be wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+
+import torch
+from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, LowRankCorrelationMatrix, orthogonal_initializer
+from torch import Tensor
+
+from reseed.artifacts import derive_seed
+from reseed.params import SPLITS, Superposition
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """directions [n_features, d_in], unit; by split: codes [rows, n_features], 0 where off, and rows [rows, d_in]."""
+
+    directions: Tensor
+    codes: dict[str, Tensor]
+    rows: dict[str, Tensor]
+
+
+def draw(data: Superposition) -> Drawn:
+    """Draw the splits, float32: row = codes @ directions, of `sae_lens.synthetic` and of `data` alone.
+
+    The splits are independent draws. A feature that is on has the magnitude |magnitude_mean + magnitude_std * normal|.
+    """
+    directions = _directions(data)
+    codes = {split: _codes(data, getattr(data.rows, split), split) for split in SPLITS}
+    return Drawn(directions, codes, {split: code @ directions for split, code in codes.items()})
+
+
+def features_sha256(directions: Tensor) -> str:
+    """What stands in for the hash of a model: that of the features' bytes."""
+    return sha256(directions.contiguous().numpy().tobytes()).hexdigest()
+
+
+def parameters_sha256(data: Superposition) -> str:
+    """What stands in for the hash of the tokens: that of the parameters, which the rows follow from."""
+    return sha256(json.dumps(data.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+def _directions(data: Superposition) -> Tensor:
+    with _seeded(data, "features"):
+        initializer = orthogonal_initializer() if data.orthogonal else None
+        made = FeatureDictionary(data.n_features, data.d_in, initializer=initializer).feature_vectors.detach()
+    return torch.nn.functional.normalize(made.double(), dim=1).float()
+
+
+def _codes(data: Superposition, rows: int, split: str) -> Tensor:
+    with _seeded(data, split):
+        on = _exactly(data, rows) if data.exactly else _firing(data).sample(rows) > 0
+        magnitudes = (data.magnitude_mean + data.magnitude_std * torch.randn(on.shape)).abs()
+    return torch.where(on, magnitudes, 0)
+
+
+def _exactly(data: Superposition, rows: int) -> Tensor:
+    """l0 features a row, uniformly chosen, as Song et al. 2025 (arXiv 2505.20254) draw them; SAELens has no such law."""
+    chosen = torch.rand(rows, data.n_features).topk(int(data.l0), dim=1).indices
+    return torch.zeros(rows, data.n_features, dtype=torch.bool).scatter(1, chosen, True)
+
+
+def _firing(data: Superposition) -> ActivationGenerator:
+    """Which features are on, as activations of 0 and 1: thresholded normals that all correlate by `correlation`."""
+    correlation = None
+    if data.correlation:
+        factor = torch.full((data.n_features, 1), math.sqrt(data.correlation))
+        correlation = LowRankCorrelationMatrix(factor, torch.full((data.n_features,), 1 - data.correlation))
+    return ActivationGenerator(data.n_features, data.l0 / data.n_features, correlation_matrix=correlation)
+
+
+@contextmanager
+def _seeded(data: Superposition, part: str) -> Iterator[None]:
+    """SAELens draws from torch's global generator, which is put back afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("superposition", data.seed, part))
+        yield
