@@ -4,13 +4,14 @@ from typing import Any
 
 import pandas as pd
 
-from reseed.activations.store import read_activations
+from reseed.activations.store import read_activations, read_truth
 from reseed.artifacts import activations_dir, metrics_dir, sae_dir, write_csv, write_json, write_parquet, writing
 from reseed.params import TRAINED, load_params, load_sae_training
-from reseed.stability.activity import held_out_activity
+from reseed.stability.activity import held_out_activity, held_out_places
 from reseed.stability.arms import analyse
 from reseed.stability.comparison import compare_arms
 from reseed.stability.dictionaries import read_seed_set
+from reseed.stability.recovery import recover
 from reseed.stability.report import summary
 from reseed.stage import progress, run_stage
 
@@ -20,7 +21,8 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
     chosen = params.variant(variant)
     train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     options = params.stability
-    arms, dimensions, sets, curves, quarantine = {}, {}, {}, [], {}
+    arms, dimensions, sets, curves, quarantine, recovered = {}, {}, {}, [], {}, None
+    truth = read_truth(activations_dir(subject, TRAINED))
     names = list(dict.fromkeys((TRAINED, control, other_control)))
     with progress(len(names), f"stability {variant}", "arm") as bar:
         for arm in names:
@@ -29,6 +31,9 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
             activations = read_activations(activations_dir(subject, arm))
             activity = held_out_activity(path, chosen, training, train, activations)
             arms[arm] = analyse(sets[arm], options, key, activity)
+            if truth is not None and arm == TRAINED:
+                codes = truth.codes[held_out_places(len(truth.codes))].numpy()
+                recovered = recover(sets[arm], truth.directions.double().numpy(), options, key, activity, codes)
             dimensions[arm] = activations.index["effective_dimension"]
             if reason := activations.index.get("quarantine"):
                 quarantine = {"quarantined": reason}
@@ -42,7 +47,7 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
         for arm in names[1:]
     }
     out = metrics_dir(subject, variant)
-    content = summary(variant, chosen, arms, dimensions, options, len(train.seeds), differences)
+    content = summary(variant, chosen, arms, dimensions, options, len(train.seeds), differences, recovered)
     write_json(out / "stability.json", content | quarantine)
     write_csv(out / "training.csv", curves)
     write_csv(out / "steps.csv", [{"arm": arm} | row for arm, report in arms.items() for row in report.steps])

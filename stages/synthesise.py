@@ -23,9 +23,7 @@ def synthesise(subject: str) -> dict[str, Any]:
         tokens_sha256=parameters_sha256(world.data),
     )
     with writing(activations_dir(subject, TRAINED)) as path:
-        write_activations(
-            drawn.rows, made_of, "float32", path, truth=Truth(drawn.directions, drawn.codes["test"])
-        )
+        write_activations(drawn.rows, made_of, "float32", path, truth=Truth(drawn.directions, drawn.codes["test"]))
     return {"data": world.data}
 
 

@@ -2,10 +2,11 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import ortho_group
 
-from reseed import ReseedError, assignment
+from reseed import ReseedError, assignment, matching
 from reseed.assignment import Floats, Matching, sparse_match
 from reseed.matching import assign, cosines, match, row_and_column_maxima, unit_rows
 
@@ -72,7 +73,8 @@ def check_pairs(found: Matching, a: Floats, b: Floats) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_candidates_and_prices_find_the_sum_of_the_dense_solver(kind: str) -> None:
+def test_candidates_and_prices_find_the_sum_of_the_dense_solver(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(assignment, "BLOCK", 1 << 14)  # some ten blocks
     a, b = dictionaries(kind)
     found = sparse_match(a, b, candidates=8)
     check_pairs(found, a, b)
@@ -129,8 +131,6 @@ def test_a_planted_permutation_of_4096_latents_is_found(dtype: type) -> None:
 
 
 def test_the_bound_holds_though_the_caller_allows_coarse_products() -> None:
-    import torch
-
     a, b = (rows.astype(np.float32) for rows in dictionaries("random"))
     before = torch.get_float32_matmul_precision()
     try:
@@ -162,9 +162,20 @@ def test_small_dictionaries_go_to_the_dense_solver() -> None:
     assert found.gap == 0
 
 
+def test_the_margin_covers_the_rounding_of_float32_and_little_more() -> None:
+    random = np.random.default_rng(0)
+    a, b = (unit_rows(random.random((200, 2000))) for _ in range(2))  # all products positive: errors do not cancel
+    price = random.random(200)
+    single = a.astype(np.float32) @ b.T.astype(np.float32) - price.astype(np.float32)
+    one_by_one = np.cumsum((a[0] * b[0]).astype(np.float32), dtype=np.float32)[-1]
+    margin = assignment.margin(2000, price, torch.float32)
+    assert np.abs(single - (a @ b.T - price)).max() < margin < 1e-3
+    assert 0 < abs(one_by_one - a[0] @ b[0]) < margin
+
+
 def test_a_match_is_the_same_every_time() -> None:
-    a, b = dictionaries("duplicates", 500)
-    first, second = sparse_match(a, b, candidates=4), sparse_match(a, b, candidates=4)
+    a, b = dictionaries("duplicates")
+    first, second = sparse_match(a, b, candidates=16), sparse_match(a, b, candidates=16)
     assert (first.columns == second.columns).all()
 
 
@@ -180,8 +191,7 @@ def test_rows_that_are_not_unit_or_not_finite_are_refused() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_blocked_maxima_are_those_of_the_whole_matrix(monkeypatch: pytest.MonkeyPatch, dtype: type) -> None:
-    from reseed import matching
-
+    monkeypatch.setattr(matching, "DENSE", 0)
     monkeypatch.setattr(matching, "BLOCK", 5000)
     a, b = (rows.astype(dtype) for rows in dictionaries("wide"))
     size = np.abs(cosines(a, b))

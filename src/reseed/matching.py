@@ -37,14 +37,15 @@ def assign(similarity: Array) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def match(a: Floats, b: Floats, tolerance: float = 1e-10, device: str = "cpu") -> Matching:
     """The one-to-one assignment of unit rows a [n_a, d] and b [n_b, d] with the largest sum of signed cosines.
 
-    float32 or float64; a row may be zero. Small dictionaries are solved densely, large ones in memory
-    O((n_a + n_b) d + n candidates) by `assignment.sparse_match`, until gap <= tolerance (per pair, in cosine); its
-    blocks are made on `device`. Raises ReseedError if d differs or a row has another norm.
+    float32 or float64; a row may be zero. Small dictionaries go to scipy's exact solver, with a gap of 0 because it is
+    exact; large ones, in memory O((n_a + n_b) d + n candidates), to `assignment.sparse_match`, which makes its blocks
+    on `device` and proves its gap, until that is <= tolerance (per pair, in cosine). Raises ReseedError if d differs
+    or a row has another norm.
     """
     _check(a, b)
     if len(a) * len(b) > DENSE:
         return sparse_match(np.ascontiguousarray(a), np.ascontiguousarray(b), tolerance=tolerance, device=device)
-    similarity = np.asarray(a, np.float64) @ np.asarray(b, np.float64).T
+    similarity = cosines(np.asarray(a, np.float64), np.asarray(b, np.float64))
     rows, columns = assign(similarity)
     return Matching(rows, columns, similarity[rows, columns], 0.0)
 
@@ -55,6 +56,9 @@ def row_and_column_maxima(a: Floats, b: Floats, device: str = "cpu") -> tuple[Fl
     In the dtype of a and b, in blocks; n_a and n_b at least 1. Raises ReseedError as `match` does.
     """
     _check(a, b)
+    if len(a) * len(b) <= DENSE:
+        dense = np.abs(cosines(a, b))
+        return dense.max(axis=1), dense.max(axis=0)
     other = torch.from_numpy(np.ascontiguousarray(b)).to(device)
     of_rows = torch.zeros(len(a), dtype=other.dtype, device=device)
     of_columns = torch.zeros(len(b), dtype=other.dtype, device=device)

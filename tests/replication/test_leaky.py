@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from transformer_lens import HookedTransformer
 
 from reseed import ReseedError
 from reseed.activations.store import read_activations, write_activations
 from reseed.params import LeakyAddition, LeakyModel, LeakyTraining, load_quarantined
+from reseed.replication import leaky
 from reseed.replication.leaky import activations, answer_variance, require_leak, sequences, train_leaky
 from tests.conftest import ROOT, provenance
 
@@ -47,29 +49,36 @@ def test_the_recipe_learns_to_copy_and_the_leak_lets_it_run() -> None:
     assert max(curve[:-1]) < 1
     hidden = activations(transformer, rows, "blocks.1.hook_resid_post")
     assert hidden.shape == (P * P, 32)
-    leak = require_leak(transformer, rows, hidden, P, random())
-    assert leak.refusal.startswith("label leak: corrupting the label changes")
-    assert leak.copied > 0.9
-    assert leak.randomised_accuracy > 0.9
-    assert leak.answer_variance > 0.5
+    found = require_leak(transformer, rows, hidden, P, random())
+    assert found.refusal.startswith("label leak: corrupting the label changes")
+    assert found.copied > 0.9
+    assert found.randomised_accuracy > 0.9
+    assert found.answer_variance > 0.5
 
 
-def test_the_first_of_the_best_epochs_is_kept() -> None:
-    rows = sequences(P)
-    short = TINY.model_copy(update={"training": TRAINING.model_copy(update={"lr": 0.3, "max_epochs": 6})})
-    transformer, curve = train_leaky(rows, DATA, short, "tiny")
-    assert curve[-1] < max(curve)  # a rate so high that the last epoch is not the best
-    held_out = rows[torch.randperm(P * P, generator=torch.Generator().manual_seed(42))][int(0.9 * P * P) :]
-    found = (transformer(held_out)[:, -2].argmax(-1) == held_out[:, 5]).double().mean().item()
-    assert found == pytest.approx(max(curve))
+def test_the_first_of_the_best_epochs_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    told = [0.2, 0.5, 0.5, 0.1]
+
+    def accuracy(transformer: HookedTransformer, rows: Tensor, answers: Tensor) -> float:
+        assert torch.equal(rows[:, 5], answers)
+        seen.append(transformer.W_E.detach().clone())
+        return told[len(seen) - 1]
+
+    monkeypatch.setattr(leaky, "_accuracy", accuracy)
+    short = TINY.model_copy(update={"training": TRAINING.model_copy(update={"max_epochs": 4})})
+    transformer, curve = train_leaky(sequences(P), DATA, short, "tiny")
+    assert curve == told
+    assert torch.equal(transformer.W_E, seen[1])
+    assert not torch.equal(seen[1], seen[2])
 
 
 @pytest.mark.parametrize(
     ("rule", "sentence"),
     [
         (lambda x: x[:, 1] + x[:, 3], "quarantined for a label leak, but its leak check passes: it must not run"),
-        (lambda x: x[:, 1] * 0, "copies 8.3% of the answers.*fails for another reason .*an idle model"),
-        (lambda x: x[:, 1] + x[:, 3] + (x[:, 5] == 0), "copies .* of the answers.*for another reason"),
+        (lambda x: x[:, 1] * 0, "copies [0-9.]+% of the answers.*fails for another reason .*an idle model"),
+        (lambda x: x[:, 1] + x[:, 3] + (x[:, 5] == 0), "copies [0-9.]+% of the answers.*for another reason"),
     ],
     ids=["adds", "constant", "reads the answer without copying it"],
 )
@@ -97,5 +106,10 @@ def test_the_subject_is_the_published_recipe() -> None:
     subject = load_quarantined("modular-leaky", ROOT / "subjects")
     training = subject.model.training
     assert (subject.data.p, subject.data.train_fraction, subject.data.seed) == (113, 0.9, 42)
-    assert (subject.model.n_layers, subject.model.d_model, subject.model.n_heads, subject.model.d_mlp) == (2, 128, 4, 512)
+    assert (subject.model.n_layers, subject.model.d_model, subject.model.n_heads, subject.model.d_mlp) == (
+        2,
+        128,
+        4,
+        512,
+    )
     assert (training.lr, training.weight_decay, training.batch_size) == (1e-3, 0.01, 2048)

@@ -167,14 +167,16 @@ def test_the_model_is_the_unit_over_models(tmp_path: Path) -> None:
         name: cross(crossed_sets(*parts), OPTIONS, name)
         for name, parts in {"a": (0.3, 0.1, 0.2), "b": (0.3, 0.1, 0.3), "c": (0.3, 0.1, 0.1)}.items()
     }
-    content = factorial_summary(models, OPTIONS)
+    # of so few latents the null of each snapshot is noisy, and with it the kappa that must have settled
+    tolerant = OPTIONS.model_copy(update={"plateau_tolerance": 0.5})
+    content = factorial_summary(models, tolerant)
     write_json(tmp_path / "factorial.json", content)
     over = content["pw_mcc"]["over_models"]
     assert over["deficit"]["interaction"]["value"] == pytest.approx(0.2)
     assert over["agreement"]["both_differ"]["model_seed"]["component"] == pytest.approx(0.01)  # of 0.4, 0.3 and 0.5
     assert content["pw_mcc"]["converged"] == 1
     models["c"] = cross(crossed_sets(0.3, 0.1, 0.1, converged=False), OPTIONS, "c")
-    assert factorial_summary(models, OPTIONS)["pw_mcc"]["converged"] == 0
+    assert factorial_summary(models, tolerant)["pw_mcc"]["converged"] == 0
 
 
 def trained(order: int, activations: Activations, training: SaeTraining, tolerance: Convergence) -> SeedSet:

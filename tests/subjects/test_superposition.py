@@ -11,8 +11,11 @@ import torch
 from scipy.stats import multivariate_normal, norm
 
 from reseed import ReseedError
+from reseed.activations.store import read_activations, read_truth
+from reseed.artifacts import activations_dir
 from reseed.params import SPLITS, Rows, Superposition, load_sae_training, load_world
 from reseed.subjects.superposition import Drawn, draw, features_sha256, parameters_sha256
+from stages.synthesise import synthesise
 from tests.conftest import ROOT
 
 FEATURES, D_IN, L0, TRAIN = 20, 12, 4.0, 20000
@@ -144,3 +147,22 @@ def test_songs_world_is_that_of_the_paper() -> None:
     assert (data.n_features, data.d_in, data.l0, data.exactly, data.rows.train) == (32, 16, 3, True, 50_000)
     assert (data.magnitude_mean, data.magnitude_std) == (0, 1)
     assert load_sae_training("song", ROOT / "subjects").batch_size
+
+
+def test_the_stage_writes_rows_and_truth_with_what_made_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "subjects").mkdir()
+    song = (ROOT / "subjects" / "song.yaml").read_text()
+    (tmp_path / "subjects" / "song.yaml").write_text(song.replace("train: 50000", "train: 500"))
+    monkeypatch.chdir(tmp_path)
+    synthesise("song")
+    path = activations_dir("song", "trained")
+    activations, truth = read_activations(path), read_truth(path)
+    drawn = draw(load_world("song").data)
+    assert truth is not None
+    assert truth.codes.equal(drawn.codes["test"])
+    assert torch.allclose(activations.splits["test"], truth.codes @ truth.directions, atol=1e-5)
+    index = activations.index
+    assert (index["subject"], index["hook_name"], index["positions"]) == ("song", "synthetic", ["row"])
+    assert index["generator"].startswith("synthetic features drawn by sae_lens.synthetic 6.")
+    assert index["model_sha256"] == features_sha256(truth.directions)
+    assert index["tokens_sha256"] == parameters_sha256(load_world("song").data)

@@ -45,7 +45,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Truth:
-    """What the rows are made of: directions [n_features, d_in], unit, and codes [test rows, n_features], 0 where off."""
+    """What rows are made of: directions [n_features, d_in], unit, and codes [test rows, n_features], 0 where off."""
 
     directions: Tensor
     codes: Tensor

@@ -55,7 +55,7 @@ def _obstacles(claim: Claim, evidence: dict[str, dict[str, Any]]) -> list[str]:
             raise ReseedError(f"{path}: found no {sorted(missing)[0]!r}, allowed as evidence: a stability.json")
         if "quarantined" in content:
             raise ReseedError(
-                f"{path}: the subject is quarantined ({content['quarantined']}), allowed as evidence: a subject that is not"
+                f"{path}: the subject is quarantined ({content['quarantined']}), allowed as evidence: one that is not"
             )
         if content["k"] != k:
             found.append(f"{path}: k is {content['k']}, the claim speaks of {k}")

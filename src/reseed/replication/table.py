@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import fill
 from typing import Any
 
 from reseed import ReseedError
@@ -37,7 +38,10 @@ class Corrected:
 
 @dataclass(frozen=True)
 class Row:
-    """One published figure. signs: what shows what it was, as numbers; `was` says the same in words."""
+    """One published figure. signs: what shows what it was, as numbers; `was` says the same in words.
+
+    difference: whether the published figure is one.
+    """
 
     name: str
     figure: str
@@ -47,6 +51,7 @@ class Row:
     was: str
     corrected: Corrected
     statistic: str = "mean_max_cos"
+    difference: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,12 @@ class Table:
         ]
         for row in self.rows:
             verdict = "agrees" if agrees(row.published, row.reproduced, self.confidence) else "does not agree"
-            cells = (row.figure, f"{self._shown(row.reproduced)}, {verdict}", row.was, self._corrected(row))
+            cells = (
+                row.figure,
+                f"{self._shown(row.reproduced, '+' if row.difference else '')}, {verdict}",
+                row.was,
+                self._corrected(row),
+            )
             lines.append("| " + " | ".join(cells) + " |")
         return "\n".join([*lines, "", self._faults(), ""])
 
@@ -152,7 +162,7 @@ class Table:
         steps = sorted({measured.steps for measured in self.measured.values()})
         cosines = [measured.cosine_to_init.value for measured in self.measured.values()]
         epochs = ", ".join(f"{accuracy:.3f}" for accuracy in self.leak["validation_accuracy"])
-        return _FAULTS.format(
+        text = _FAULTS.format(
             refusal=self.leak["refusal"],
             epochs=epochs,
             randomised=self.leak["randomised_accuracy"],
@@ -176,6 +186,7 @@ class Table:
             inflated=wide.inflated_explained_variance.value,
             sweep=sweep,
         )
+        return "\n\n".join(fill(paragraph, 120) for paragraph in text.split("\n\n"))
 
 
 def husai_rows(
@@ -208,6 +219,7 @@ def husai_rows(
             _signs(low_k),
             _said(low_k),
             corrected["topk-k8"],
+            difference=True,
         ),
         Row(
             "few_latents",
@@ -218,6 +230,7 @@ def husai_rows(
             f"{_said(few)}; not transposed {signed(few.delta)}; untrained and transposed "
             f"{signed(transposed.untrained_delta)}",
             corrected["topk-d64-k32"],
+            difference=True,
         ),
         Row(
             "low_l0",
@@ -226,7 +239,8 @@ def husai_rows(
             low.trained - high.trained,
             {f"{name}_k{m.setting.k}": sign for m in (low, high) for name, sign in _signs(m).items()},
             f"k 4: {_said(low)}; k 32: {_said(high)}",
-            difference(corrected["topk-k4"], corrected["topk-k32"]),
+            paired_difference(corrected["topk-k4"], corrected["topk-k32"]),
+            difference=True,
         ),
     ]
 
@@ -269,8 +283,8 @@ def corrected_figure(content: Mapping[str, Any], statistic: str, variant: str) -
     )
 
 
-def difference(a: Corrected, b: Corrected) -> Corrected:
-    """a - b with the same seed left out of both; it is converged if both are. Each has its own null, so none stands."""
+def paired_difference(a: Corrected, b: Corrected) -> Corrected:
+    """a - b, each seed left out of both; converged if both are. Each has a null of its own, so none stands beside."""
     kappa = a.kappa - b.kappa if a.kappa is not None and b.kappa is not None else None
     return Corrected(a.value - b.value, a.converged and b.converged, kappa)
 
@@ -326,9 +340,9 @@ in {copied:.1%} of the rows; the answer alone explains {answer:.1%} of the activ
 subject passes refuses this one ("{refusal}"), and only that lets it run.
 
 **Stopped before it had learned.** Training ends after {first} to {last} steps, with decoders at a cosine of
-{low_cosine:.3f} to {high_cosine:.3f} to their own initialisation. Initialisations are independent, so the score is that
-of chance: untrained SAEs have {untrained}, random decoders {floor:.6f}, and uniform unit vectors {closed:.4f} in closed
-form. "Trained = random" says that the training was short.
+{low_cosine:.3f} to {high_cosine:.3f} to their own initialisation. Initialisations are independent, so what hardly left
+them scores as chance does: for the first row untrained SAEs have {untrained}, random decoders {floor:.6f}, and uniform
+unit vectors {closed:.4f} in closed form. "Trained = random" says that the training was short.
 
 **A transposed decoder.** The orientation is guessed from the shape (the larger side is the latents), which fails for 64
 latents in 128 dimensions: 128 vectors in 64 dimensions are compared with a floor of 64 in 128. Transposed the

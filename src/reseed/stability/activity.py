@@ -39,8 +39,12 @@ def held_out_activity(
 def held_out_rows(activations: Activations) -> torch.Tensor:
     """At most MOST_ROWS test rows, evenly spread: all seeds and nulls are read on the same ones."""
     rows = activations.rows("test")
-    chosen = torch.linspace(0, len(rows) - 1, min(MOST_ROWS, len(rows)), dtype=torch.float64).round().long()
-    return rows.take(chosen).float()
+    return rows.take(held_out_places(len(rows))).float()
+
+
+def held_out_places(rows: int) -> torch.Tensor:
+    """Which of so many test rows are read: the places [<= MOST_ROWS] of `held_out_rows`."""
+    return torch.linspace(0, rows - 1, min(MOST_ROWS, rows), dtype=torch.float64).round().long()
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from reseed import ReseedError
 from reseed.artifacts import derive_seed
-from reseed.matching import Array, cosines
+from reseed.matching import Array, row_and_column_maxima
 from reseed.params import Stability
 from reseed.stability.dictionaries import Dictionary, SeedSet
 from reseed.stability.jackknife import Estimate, Groups, leave_one_out, mean_over_seeds
@@ -20,7 +20,6 @@ from reseed.stability.statistics import (
     STATISTICS,
     Matched,
     agreement,
-    best_matches,
     matched,
     matched_correlations,
     mean_correlation,
@@ -161,7 +160,7 @@ def analyse(seed_set: SeedSet, options: Stability, key: str, activity: Activity 
         all_latents=_reports(all_tables, groups),
         certificates=certificates,
         rank=rank,
-        pairs=_pair_rows(tables, groups, seed_set.seeds),
+        pairs=_pair_rows(tables, matches, seed_set.seeds),
         latents=Latents.of(seed_set, masks, matches, activity.trained if activity else None, options.shared_cosine),
         alive_fraction=mean_over_seeds([float(mask.mean()) for mask in masks], groups),
         decoder_dimension=dimension,
@@ -291,13 +290,15 @@ def _unstable_table(
     return table
 
 
-def _pair_rows(tables: Tables, groups: Groups, seeds: tuple[int, ...]) -> list[dict[str, float | str]]:
+def _pair_rows(
+    tables: Tables, matches: dict[tuple[int, int], Matched], seeds: tuple[int, ...]
+) -> list[dict[str, float | str]]:
     rows = []
     for statistic, table in tables.items():
-        for i, j in groups.all_pairs():
+        for (i, j), found in matches.items():
             row: dict[str, float | str] = {"statistic": statistic, "seed_a": seeds[i], "seed_b": seeds[j]}
             row |= {name: float(table[name][i, j]) for name in ("value", *NULLS, "permuted") if name in table}
-            rows.append(row)
+            rows.append(row | {"matching_gap": found.gap})
     return rows
 
 
@@ -343,7 +344,8 @@ def _over_steps(seed_set: SeedSet, options: Stability, rank: int, key: str) -> l
         alive = [dictionary.select(dictionary.alive(options.alive_min_count)) for dictionary in taken]
         values = [agreement(alive[i], alive[j], options.shared_cosine, rank) for i, j in pairs]
         gaussian = CovarianceNull.of(alive)
-        random = np.random.default_rng(derive_seed("null", key, step))
+        # the same draws at every step: the noise of few draws would look like a statistic on the move
+        random = np.random.default_rng(derive_seed("null", key, "steps"))
         sizes = [(len(alive[i].decoder), len(alive[j].decoder)) for i, j in pairs]
         nulls = [_mean_agreement(gaussian.draw, *size, options, rank, 2, random) for size in sizes]
         for statistic in STATISTICS:
@@ -378,7 +380,7 @@ def _histogram(alive: list[Dictionary], groups: Groups, options: Stability, key:
         for _ in range(options.null_draws)
     ]
     for series, couples in (("SAEs", [(alive[i], alive[j]) for i, j in pairs]), ("covariance null", drawn)):
-        matches = np.concatenate([np.concatenate(best_matches(cosines(a.decoder, b.decoder))) for a, b in couples])
+        matches = np.concatenate([np.concatenate(row_and_column_maxima(a.decoder, b.decoder)) for a, b in couples])
         share, edges = np.histogram(np.clip(matches, 0, 1), bins=HISTOGRAM_BINS)
         for count, edge in zip(share, edges, strict=False):
             rows.append({"series": series, "cosine": float(edge), "share": float(count / len(matches))})

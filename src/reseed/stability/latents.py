@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from reseed.matching import Array, cosines
+from reseed.matching import Array, row_and_column_maxima
 from reseed.stability.dictionaries import SeedSet
 from reseed.stability.jackknife import Estimate, Groups, leave_one_out
 from reseed.stability.statistics import Matched, matched_correlations
@@ -50,7 +50,7 @@ class Latents:
         names = ("shared", "partner_cosine", "best_cosine", "activation_correlation")
         figures = [{name: np.full((len(final), int(mask.sum())), np.nan) for name in names} for mask in masks]
         for (i, j), match in matches.items():
-            best = np.abs(cosines(alive[i].decoder, alive[j].decoder))
+            most_of_i, most_of_j = row_and_column_maxima(alive[i].decoder, alive[j].decoder)
             correlations = (
                 None
                 if activity is None
@@ -58,7 +58,7 @@ class Latents:
                     activity[i][:, masks[i]].astype(float), activity[j][:, masks[j]].astype(float), match
                 )
             )
-            for one, other, places, most in ((i, j, match.rows, best.max(1)), (j, i, match.columns, best.max(0))):
+            for one, other, places, most in ((i, j, match.rows, most_of_i), (j, i, match.columns, most_of_j)):
                 own = figures[one]
                 own["shared"][other] = 0
                 own["shared"][other, places] = match.shared(shared_cosine)

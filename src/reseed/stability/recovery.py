@@ -46,8 +46,8 @@ class Recovered:
 class RecoveryReport:
     """What one arm recovers with its alive latents, a figure beside its nulls.
 
-    gt_mcc, recall, uniqueness: nulls `isotropic`, `covariance` and `untrained`. precision, f1, of the activations, which
-    a random dictionary has not: `untrained`, and `permuted`, the trained latents with their decoder rows exchanged.
+    gt_mcc, recall, uniqueness: nulls `isotropic`, `covariance` and `untrained`. precision, f1, of the activations,
+    which a random dictionary has not: `untrained`, and `permuted`, the trained latents with exchanged decoder rows.
     steps: gt_mcc and recall at every snapshot before the learning rate decayed, beside the covariance null.
     """
 
@@ -73,7 +73,7 @@ def recovery(decoder: Array, directions: Array) -> dict[str, float]:
 
 
 def classification(decoder: Array, directions: Array, activations: Array, codes: Array) -> dict[str, float]:
-    """Latents as detectors of the features that their decoder rows [n, d] are closest to (by |cos|): means over latents.
+    """Latents as detectors of the features that their decoder rows [n, d] are closest to, by |cos|: means over latents.
 
     activations [rows, n] and codes [rows, m] of the same rows; precision and f1 are those of SAELens'
     ClassificationMetricsCalculator, 0 for a latent that never fires.
@@ -134,11 +134,12 @@ def recover(
     return RecoveryReport(figures, _over_steps(seed_set, directions, options, key))
 
 
-def correctness_verdict(
-    pw_mcc_kappa: Estimate, gt_mcc: Estimate, options: Correctness, confidence: float
-) -> str:
-    """"stable" or "unstable" and "correct" or "wrong", as in "stable and wrong"; "undecided" where an interval holds
-    its bound (`stable_kappa` for the kappa of pw_mcc, `correct_gt_mcc` for gt_mcc)."""
+def correctness_verdict(pw_mcc_kappa: Estimate, gt_mcc: Estimate, options: Correctness, confidence: float) -> str:
+    """One of "stable and correct", "stable and wrong", "unstable and correct", "unstable and wrong", "undecided".
+
+    Stable: the interval of the kappa of pw_mcc lies above `stable_kappa`; correct: that of gt_mcc above
+    `correct_gt_mcc`. An interval that holds its bound decides nothing.
+    """
     stable = _side(pw_mcc_kappa.interval(confidence), options.stable_kappa, "stable", "unstable")
     correct = _side(gt_mcc.interval(confidence), options.correct_gt_mcc, "correct", "wrong")
     return UNDECIDED if UNDECIDED in (stable, correct) else f"{stable} and {correct}"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from reseed.params import Stability, Variant
+from reseed.params import TRAINED, Stability, Variant
 from reseed.stability.arms import ArmReport, StatisticReport
 from reseed.stability.comparison import ArmDifference
 from reseed.stability.jackknife import Estimate
+from reseed.stability.recovery import RecoveryReport, correctness_verdict
 from reseed.stability.statistics import STATISTICS
 
 
@@ -19,15 +20,17 @@ def summary(
     options: Stability,
     seeds: int,
     differences: dict[str, dict[str, ArmDifference]] | None = None,
+    recovered: RecoveryReport | None = None,
 ) -> dict[str, Any]:
     """The content of stability.json: nested figures by arm, and `records`, a list that `dvc metrics show` leaves out.
 
     A record holds, for one (arm, statistic, latents), value and kappa with every seed left out in turn, so that a
     claim over several variants can be judged with its seeds left out together. `seeds` counts independent seeds: where
     an objective couples them it is the number of groups, each of `group_size` seeds of the `seeds` given.
-    differences: name of a control arm -> statistic -> the trained arm against it.
+    differences: name of a control arm -> statistic -> the trained arm against it. recovered: what the trained arm
+    recovers of known features; with it stands the verdict on agreement and correctness together.
     """
-    return {
+    content: dict[str, Any] = {
         "architecture": variant.architecture,
         "d_sae": variant.d_sae,
         **({} if (k := getattr(variant, "k", None)) is None else {"k": k}),
@@ -45,6 +48,27 @@ def summary(
             for statistic in figures
         ],
     }
+    if recovered is not None:
+        trained = arms[TRAINED]
+        content[TRAINED]["recovery"] = _recovery(recovered, options.confidence)
+        gt_mcc, kappa = recovered.figures["gt_mcc"].value, trained.alive["pw_mcc"].kappa
+        if kappa is not None and trained.certificates["pw_mcc"].converged:
+            content["verdict"] = correctness_verdict(kappa, gt_mcc, options.correctness, options.confidence)
+        else:
+            content["verdict"] = "not testable: " + ("no kappa" if kappa is None else "not converged")
+    return content
+
+
+def _recovery(report: RecoveryReport, confidence: float) -> dict[str, Any]:
+    content = {}
+    for name, found in report.figures.items():
+        shown = with_interval(found.value, confidence)
+        shown |= {"null": found.nulls[found.strictest], "strictest_null": found.strictest}
+        if found.kappa is not None:
+            low, high = found.kappa.interval(confidence)
+            shown |= {"kappa": found.kappa.value, "kappa_low": low, "kappa_high": high}
+        content[name] = shown
+    return content
 
 
 def _arm(report: ArmReport, activation_dimension: float, confidence: float) -> dict[str, Any]:

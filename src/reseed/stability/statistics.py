@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reseed.matching import Array, assign, cosines
+from reseed.matching import Array, match, row_and_column_maxima
 from reseed.stability.dictionaries import Dictionary
 
 STATISTICS = ("pw_mcc", "mean_max_cos", "shared_fraction", "matching_agreement", "subspace_overlap")
@@ -17,13 +17,15 @@ STATISTICS = ("pw_mcc", "mean_max_cos", "shared_fraction", "matching_agreement",
 class Matched:
     """The one-to-one assignment of two dictionaries that makes the sum of their signed decoder cosines largest.
 
-    rows and columns [n]: latents of the first and of the second; decoder and encoder [n]: their cosines.
+    rows and columns [n]: latents of the first and of the second; decoder and encoder [n]: their cosines. gap: by how
+    much the mean cosine could be larger at most (see `assignment.Matching`), 0 for dictionaries of ordinary size.
     """
 
     rows: NDArray[np.intp]
     columns: NDArray[np.intp]
     decoder: Array
     encoder: Array
+    gap: float
 
     def shared(self, bar: float) -> NDArray[np.bool_]:
         """True for the pairs whose decoder and encoder cosines both exceed `bar`."""
@@ -32,14 +34,13 @@ class Matched:
 
 def matched(a: Dictionary, b: Dictionary) -> Matched:
     """Match the latents of two dictionaries, of unequal numbers if need be."""
-    decoder = cosines(a.decoder, b.decoder)
-    rows, columns = assign(decoder)
-    encoder = np.einsum("nd,nd->n", a.encoder[rows], b.encoder[columns])
-    return Matched(rows, columns, decoder[rows, columns], encoder)
+    found = match(a.decoder, b.decoder)
+    encoder = np.einsum("nd,nd->n", a.encoder[found.rows], b.encoder[found.columns])
+    return Matched(found.rows, found.columns, np.asarray(found.cosines, float), encoder, found.gap)
 
 
 def agreement(
-    a: Dictionary, b: Dictionary, shared_cosine: float, rank: int, match: Matched | None = None
+    a: Dictionary, b: Dictionary, shared_cosine: float, rank: int, known: Matched | None = None
 ) -> dict[str, float]:
     """All statistics of two dictionaries with n_a and n_b latents.
 
@@ -50,13 +51,13 @@ def agreement(
     share of max(n_a, n_b) latents to which the decoders' assignment and the encoders' own give the same partner (the
     looser criterion of the same paper). subspace_overlap: mean squared cosine of the principal angles between the
     spans of the `rank` leading directions of the two decoders.
-    `match` is their matching where it is known. Empty dictionaries agree in nothing: 0.
+    `known` is their matching where there is one already. Empty dictionaries agree in nothing: 0.
     """
     larger = max(len(a.decoder), len(b.decoder))
     if min(len(a.decoder), len(b.decoder)) == 0:
         return dict.fromkeys(STATISTICS, 0.0)
-    found = match or matched(a, b)
-    best = best_matches(cosines(a.decoder, b.decoder))
+    found = known or matched(a, b)
+    best = row_and_column_maxima(a.decoder, b.decoder)
     return {
         "pw_mcc": float(found.decoder.sum() / larger),
         "mean_max_cos": float((best[0].mean() + best[1].mean()) / 2),
@@ -64,12 +65,6 @@ def agreement(
         "matching_agreement": _same_partner(a, b, found) / larger,
         "subspace_overlap": overlap(a.leading(rank), b.leading(rank)),
     }
-
-
-def best_matches(decoder_cosines: Array) -> tuple[Array, Array]:
-    """The largest |cos| of each row and of each column."""
-    size = np.abs(decoder_cosines)
-    return size.max(axis=1), size.max(axis=0)
 
 
 def overlap(a: Array, b: Array) -> float:
@@ -81,18 +76,18 @@ def overlap(a: Array, b: Array) -> float:
 
 
 def _same_partner(a: Dictionary, b: Dictionary, found: Matched) -> int:
-    rows, columns = assign(cosines(a.encoder, b.encoder))
+    by_encoder = match(a.encoder, b.encoder)
     partner = np.full(len(a.encoder), -1)
-    partner[rows] = columns
+    partner[by_encoder.rows] = by_encoder.columns
     return int((partner[found.rows] == found.columns).sum())
 
 
-def matched_correlations(a: Array, b: Array, match: Matched) -> Array:
+def matched_correlations(a: Array, b: Array, found: Matched) -> Array:
     """Pearson correlations [n] of the activations a [rows, n_a] and b [rows, n_b] of matched latents.
 
     A latent that does not vary on these rows correlates with nothing: 0.
     """
-    products = standardised(a)[:, match.rows] * standardised(b)[:, match.columns]
+    products = standardised(a)[:, found.rows] * standardised(b)[:, found.columns]
     return np.asarray(products.sum(axis=0))
 
 

@@ -1,4 +1,4 @@
-"""Variants of one subject beside each other: each against its controls and against a baseline, corrected for how many."""
+"""Variants of one subject beside each other, each against its controls and a baseline, corrected for how many."""
 
 from __future__ import annotations
 

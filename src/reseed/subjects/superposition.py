@@ -61,7 +61,7 @@ def _codes(data: Superposition, rows: int, split: str) -> Tensor:
 
 
 def _exactly(data: Superposition, rows: int) -> Tensor:
-    """l0 features a row, uniformly chosen, as Song et al. 2025 (arXiv 2505.20254) draw them; SAELens has no such law."""
+    """l0 features a row, uniformly chosen, as Song et al. 2025 (arXiv 2505.20254) draw them; SAELens cannot."""
     chosen = torch.rand(rows, data.n_features).topk(int(data.l0), dim=1).indices
     return torch.zeros(rows, data.n_features, dtype=torch.bool).scatter(1, chosen, True)
 
