@@ -12,15 +12,20 @@ from reseed.artifacts import read_json
 from reseed.claims.judge import judge
 from reseed.claims.registry import load_claim
 from reseed.params import load_params, load_study
-from reseed.reports import readme
+from reseed.reports import readme, studies
 from tests.conftest import ROOT
 from tests.scratch import dvc
 
 CLAIMS = list(yaml.safe_load((ROOT / "claims.yaml").read_text())["claims"])
 
 
-def test_the_lock_belongs_to_the_code_the_parameters_and_the_metrics() -> None:
-    done = dvc(ROOT, "repro", "--dry", "--allow-missing")
+PIPELINES = [ROOT / "dvc.yaml", *sorted(lock.with_suffix(".yaml") for lock in ROOT.glob("studies/*/dvc.lock"))]
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES, ids=lambda path: path.parent.name)
+def test_the_lock_belongs_to_the_code_the_parameters_and_the_metrics(pipeline: Path) -> None:
+    """Of the default study, and of every study that has been run."""
+    done = dvc(ROOT, "repro", "--dry", "--allow-missing", str(pipeline.relative_to(ROOT)))
     assert done.stdout.strip().endswith("Data and pipelines are up to date."), done.stdout
 
 
@@ -74,6 +79,10 @@ def test_the_model_behind_the_results_generalised_and_does_not_read_its_answer()
 
 def test_the_readme_shows_the_committed_results() -> None:
     assert f"{readme.START}\n{readme.results(ROOT)}{readme.END}" in (ROOT / "README.md").read_text()
+
+
+def test_the_page_of_the_studies_shows_the_committed_results() -> None:
+    assert studies.page(ROOT) == (ROOT / studies.PAGE).read_text()
 
 
 def test_metrics_and_plot_data_are_small() -> None:

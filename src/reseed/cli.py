@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reseed import ReseedError
-from reseed.reports import history, plots, readme
+from reseed.reports import history, plots, readme, studies
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -53,8 +53,9 @@ def log(commits: Annotated[int, typer.Option(help="how many commits to go back")
 
 @app.command()
 def table() -> None:
-    """Write the result tables of the README from the metrics."""
+    """Write the result tables of the README and docs/studies.md from the metrics."""
     print("README.md: result tables written" if readme.update() else "README.md: result tables are up to date")
+    print("docs/studies.md: written" if studies.update() else "docs/studies.md: up to date")
 
 
 @app.command(name="plots")

@@ -10,6 +10,7 @@ from reseed import ReseedError
 from reseed.artifacts import metrics_dir, read_json
 from reseed.claims.registry import Registry
 from reseed.params import GAUSSIAN, RANDOM_MODEL, Study, load, load_study
+from reseed.reports.studies import interval, kappa
 
 START, END = "<!-- results: written by `make table` from metrics/ -->", "<!-- end of results -->"
 
@@ -53,13 +54,13 @@ def _variants(study: Study, root: Path) -> str:
                 [
                     f"`{pair.variant}`",
                     str(stability["d_sae"]),
-                    _interval(trained["explained_variance"]),
+                    interval(trained["explained_variance"]),
                     f"{trained['alive_fraction']['value']:.1%}",
-                    f"{_interval(agreement)} ({agreement['null']:.3f})",
-                    _kappa(agreement),
-                    _kappa(stability[RANDOM_MODEL]["pw_mcc"]),
-                    _kappa(stability[GAUSSIAN]["pw_mcc"]),
-                    _interval(bench["core"]["ce_loss_score"]),
+                    f"{interval(agreement)} ({agreement['null']:.3f})",
+                    kappa(agreement),
+                    kappa(stability[RANDOM_MODEL]["pw_mcc"]),
+                    kappa(stability[GAUSSIAN]["pw_mcc"]),
+                    interval(bench["core"]["ce_loss_score"]),
                     _probing(bench["sparse_probing"]),
                 ]
             )
@@ -77,18 +78,7 @@ def _claims(study: Study, root: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _kappa(figures: dict[str, Any]) -> str:
-    if "kappa" not in figures:
-        return "none: the null is too high"
-    shown = f"{figures['kappa']:.3f} [{figures['kappa_low']:.3f}, {figures['kappa_high']:.3f}]"
-    return shown if figures["converged"] else f"{shown}, not converged"
-
-
 def _probing(scores: dict[str, Any]) -> str:
     if "top_1" not in scores:
         return "no task counts"
-    return f"{_interval(scores['top_1'])} ({scores['top_1']['random_sae']:.3f}, {scores['top_1']['model']:.3f})"
-
-
-def _interval(figures: dict[str, float]) -> str:
-    return f"{figures['value']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"
+    return f"{interval(scores['top_1'])} ({scores['top_1']['random_sae']:.3f}, {scores['top_1']['model']:.3f})"

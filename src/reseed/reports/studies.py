@@ -1,0 +1,173 @@
+"""docs/studies.md: what the studies found, made from their metrics; nothing there is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from reseed.artifacts import read_json
+
+PAGE = Path("docs/studies.md")
+HEAD = """# What the studies found
+
+Written by `make table` from `metrics/`. What a column is and which nulls it has: [stability.md](stability.md).
+Intervals are 95 % delete-one-seed jackknife. *not converged* travels with a number: no claim may use it.
+"""
+CALIBRATION = """
+c_dec is the mean |cosine| of two latents of one decoder, lowest where k is the number of features that are on
+([Chanin and Garriga-Alonso 2025](https://arxiv.org/abs/2508.16560)). The k chosen is its elbow; the k that is most
+stable for certain (largest lower bound of κ, explained variance above the floor) is reported beside it.
+"""
+CERTIFICATES = """
+Each architecture trained four times longer. *holds*: what was certified stayed inside the certified intervals (value
+and κ of every statistic); *broken*: it left one; *not certified*: some statistic never had a certificate.
+"""
+
+
+def update(root: Path = Path()) -> bool:
+    """Write the page; returns whether that changed it."""
+    text, path = page(root), root / PAGE
+    if path.is_file() and path.read_text() == text:
+        return False
+    path.write_text(text)
+    return True
+
+
+def page(root: Path = Path()) -> str:
+    """The whole page, from whichever studies have metrics."""
+    metrics = root / "metrics"
+    parts = [HEAD]
+    for path in sorted((metrics / "comparisons").glob("*.json")):
+        parts.append(f"\n## Variants: {path.stem}\n\n{_comparison(read_json(path))}")
+    if searched := sorted(metrics.glob("*/calibration.json")):
+        parts.append(f"\n## The search for k\n{CALIBRATION}")
+        parts += [f"\n### {path.parent.name}\n\n{_calibration(read_json(path))}" for path in searched]
+    if certified := sorted(metrics.glob("*/*/certificate.json")):
+        parts.append(f"\n## Certificates\n{CERTIFICATES}\n{_certificates(certified)}")
+    for path in sorted((metrics / "factorial").glob("*.json")):
+        parts.append(f"\n## Initialisation, order and model: {path.stem}\n\n{_factorial(read_json(path))}")
+    return "".join(parts)
+
+
+def _comparison(content: dict[str, Any]) -> str:
+    rows, truth = content["variants"], any("recovery" in row for row in content["variants"].values())
+    controls = sorted({key for row in rows.values() for key in row if key.startswith("trained - ")})
+    header = [
+        "variant", "L0", "explained variance", "alive", "pw_mcc (null)", "κ",
+        *(["gt_mcc", "recall"] if truth else []),
+        *(f"κ − κ of {control.removeprefix('trained - ')} (Holm p, floor)" for control in controls),
+        f"κ − κ of {content['baseline']} at {content['corrected_confidence']:.2%} (Holm p)", "verdict",
+    ]  # fmt: skip
+    lines = []
+    for name, row in rows.items():
+        agreement = row["pw_mcc"]
+        cells = [
+            f"`{name}`", f"{row['l0']['value']:.1f}", interval(row["explained_variance"]),
+            f"{row['alive_fraction']['value']:.0%}", f"{interval(agreement)} ({agreement['null']:.3f})",
+            kappa(agreement),
+        ]  # fmt: skip
+        if truth:
+            recovery = row.get("recovery", {})
+            cells += [interval(recovery[figure]) if figure in recovery else "" for figure in ("gt_mcc", "recall")]
+        for control in controls:
+            test = row.get(control, {})
+            difference = kappa(test | {"converged": 1}) if "kappa" in test else "none"
+            cells.append(f"{difference} ({test['p_holm']:.3f}, {test['p_holm_floor']:.3f})" if test else "")
+        against = row.get("against_baseline", {})
+        found = against.get("kappa_difference")
+        cells.append(f"{interval(found)} ({found['p_holm']:.3f})" if found else "")
+        cells.append(against.get("verdict", "baseline"))
+        lines.append(cells)
+    return _table(header, lines)
+
+
+def _calibration(content: dict[str, Any]) -> str:
+    header = ["k", "c_dec", "explained variance", "pw_mcc (null)", "κ"]
+
+    def cells(label: str, one: dict[str, Any]) -> list[str]:
+        agreement = one["pw_mcc"]
+        return [
+            label, interval(one["c_dec"]), interval(one["explained_variance"]),
+            f"{interval(agreement)} ({agreement['null']:.3f})", kappa(agreement | {"converged": one["converged"]}),
+        ]  # fmt: skip
+
+    rows = [
+        cells(key.removeprefix("k"), one)
+        for key, one in sorted(content["searched"].items(), key=lambda item: int(item[0][1:]))
+    ]
+    chosen = [f"**{content['k']}** by c_dec"]
+    if "by_stability" in content:
+        chosen.append(f"{content['by_stability']['k']} by stability")
+    again = []
+    for criterion in ("c_dec", "stability"):
+        if one := content.get(f"by_{criterion}"):
+            again.append(cells(f"{one['k']} (by {criterion})", one))
+            if difference := one.get("minus_control", {}).get("kappa"):
+                again[-1][-1] += f"; minus that of k = {content['control']['k']}: {interval(difference)}"
+    again.append(cells(f"{content['control']['k']} (control)", content["control"]))
+    return (
+        f"`{content['variant']}`, search:\n\n{_table(header, rows)}\nChosen: {', '.join(chosen)}. Retrained with fresh "
+        f"seeds and equal steps:\n\n{_table(header, again)}"
+    )
+
+
+def _certificates(paths: Iterable[Path]) -> str:
+    lines = []
+    for path in paths:
+        content = read_json(path)
+        checks = {name: one for name, one in content.items() if isinstance(one, dict)}
+        certified = [name for name, one in checks.items() if one["certified"]]
+        broken = [name for name, one in checks.items() if one["verdict"] == "broken"]
+        value = checks["pw_mcc"]["value"]
+        lines.append(
+            [
+                f"{path.parent.parent.name}/`{path.parent.name}`", content["architecture"],
+                f"{content['constant_steps']} → {content['constant_steps_long']}", interval(value["short"]),
+                interval(value["long"]) if "long" in value else "none",
+                f"{len(certified)} of {len(checks)}", ", ".join(broken) or "none", content["verdict"],
+            ]
+        )  # fmt: skip
+    header = [
+        "variant", "architecture", "steps", "pw_mcc", "four times longer", "statistics certified", "of these broken",
+        "verdict",
+    ]  # fmt: skip
+    return _table(header, lines)
+
+
+def _factorial(content: dict[str, Any]) -> str:
+    found = content["pw_mcc"]
+    over, settled = found["over_models"], "" if found["converged"] else " Not converged."
+    kinds = {"init_differs": "initialisation", "order_differs": "order of the rows", "both_differ": "both"}
+    lines = []
+    for kind, label in kinds.items():
+        kappas = over["kappa"].get(kind)
+        lines.append([label, interval(over["agreement"][kind]), interval(kappas) if kappas else "none"])
+    shares = ", ".join(f"{name} {interval(one)}" for name, one in over["share"].items())
+    seed = over["agreement"]["both_differ"]["model_seed"]
+    return (
+        f"`{content['variant']}`, {content['models']} models, {content['saes_per_model']} SAEs each; the model is the "
+        f"unit of the intervals.{settled}\n\n"
+        f"{_table(['what differs', 'pw_mcc', 'κ (covariance null)'], lines)}\n"
+        f"Shares of what two ordinary seeds lack to full agreement: {shares}. Variance of pw_mcc between models "
+        f"{seed['variance']:.2g} [{seed['variance_low']:.2g}, {seed['variance_high']:.2g}], of which the seeds within a "
+        f"model explain {seed['variance_within']:.2g}.\n"
+    )
+
+
+def interval(figures: dict[str, Any]) -> str:
+    """value [low, high] at three decimals."""
+    return f"{figures['value']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"
+
+
+def kappa(figures: dict[str, Any]) -> str:
+    """Kappa with its interval, and whether it may be used."""
+    if "kappa" not in figures:
+        return "none: the null is too high"
+    shown = f"{figures['kappa']:.3f} [{figures['kappa_low']:.3f}, {figures['kappa_high']:.3f}]"
+    return shown if figures["converged"] else f"{shown}, not converged"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
