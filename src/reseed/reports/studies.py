@@ -8,6 +8,7 @@ from typing import Any
 
 from reseed.artifacts import read_json
 
+FACTORIAL = ["what differs", "pw_mcc", "κ (covariance null)"]
 PAGE = Path("docs/studies.md")
 HEAD = """# What the studies found
 
@@ -148,7 +149,7 @@ def _factorial(content: dict[str, Any]) -> str:
     return (
         f"`{content['variant']}`, {content['models']} models, {content['saes_per_model']} SAEs each; the model is the "
         f"unit of the intervals.{settled}\n\n"
-        f"{_table(['what differs', 'pw_mcc', 'κ (covariance null)'], lines)}\n"
+        f"{_table(FACTORIAL, lines)}\n"
         f"Shares of what two ordinary seeds lack to full agreement: {shares}. Variance of pw_mcc between models "
         f"{seed['variance']:.2g} [{seed['variance_low']:.2g}, {seed['variance_high']:.2g}], of which the seeds within a "
         f"model explain {seed['variance_within']:.2g}.\n"
