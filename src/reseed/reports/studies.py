@@ -151,8 +151,8 @@ def _factorial(content: dict[str, Any]) -> str:
         f"unit of the intervals.{settled}\n\n"
         f"{_table(FACTORIAL, lines)}\n"
         f"Shares of what two ordinary seeds lack to full agreement: {shares}. Variance of pw_mcc between models "
-        f"{seed['variance']:.2g} [{seed['variance_low']:.2g}, {seed['variance_high']:.2g}], of which the seeds within a "
-        f"model explain {seed['variance_within']:.2g}.\n"
+        f"{seed['variance']:.2g} [{seed['variance_low']:.2g}, {seed['variance_high']:.2g}], of which the seeds "
+        f"within a model explain {seed['variance_within']:.2g}.\n"
     )
 
 
