@@ -57,8 +57,8 @@ def _comparison(content: dict[str, Any]) -> str:
     header = [
         "variant", "L0", "explained variance", "alive", "pw_mcc (null)", "κ",
         *(["gt_mcc", "recall"] if truth else []),
-        *(f"κ − κ of {control.removeprefix('trained - ')} (Holm p, floor)" for control in controls),
-        f"κ − κ of {content['baseline']} at {content['corrected_confidence']:.2%} (Holm p)", "verdict",
+        *(f"κ less κ of {control.removeprefix('trained - ')} (Holm p, floor)" for control in controls),
+        f"κ less κ of {content['baseline']} at {content['corrected_confidence']:.2%} (Holm p)", "verdict",
     ]  # fmt: skip
     lines = []
     for name, row in rows.items():
