@@ -1,0 +1,36 @@
+"""The page of the studies: every figure with its interval, what is not converged says so, and no study is required."""
+
+from pathlib import Path
+
+from reseed.artifacts import write_json
+from reseed.reports import studies
+from reseed.stability.variants import compare_variants
+from tests.stability.test_variants import HIGH, LOW, evidence
+
+
+def test_a_comparison_shows_verdicts_intervals_and_what_is_not_converged(tmp_path: Path) -> None:
+    found = {"plain": evidence(LOW), "better": evidence(HIGH), "moving": evidence(HIGH, converged=0)}
+    for content in found.values():
+        trained = content["trained"]
+        trained |= {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in ("l0", "alive_fraction")}
+        trained["pw_mcc"] |= {"low": 0.4, "high": 0.6, "null": 0.2, "kappa": 0.5, "kappa_low": 0.4, "kappa_high": 0.6}
+    table = compare_variants(found, "plain", 0.0, 0.05, 0.95)
+    write_json(tmp_path / "metrics" / "comparisons" / "named.json", table)
+    text = studies.page(tmp_path)
+    better, moving = (next(line for line in text.splitlines() if f"`{name}`" in line) for name in ("better", "moving"))
+    assert "## Variants: named" in text
+    assert "0.500 [0.400, 0.600]" in better
+    assert better.endswith("| accepted |")
+    assert "not converged" in moving
+    assert moving.endswith("| not testable |")
+    (tmp_path / "docs").mkdir()
+    assert studies.update(tmp_path)
+    assert not studies.update(tmp_path)
+
+
+def test_without_any_study_the_page_is_its_head(tmp_path: Path) -> None:
+    assert studies.page(tmp_path) == studies.HEAD
+
+
+def test_a_kappa_that_does_not_exist_is_said_so() -> None:
+    assert studies.kappa({}) == "none: the null is too high"
