@@ -41,7 +41,7 @@ def specifications(revisions: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]
         raise ReseedError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
     answer = json.loads(done.stdout)
     made = _made()
-    if errors := [error for error in answer.get("errors", []) if made & set(Path(error["source"]).parents)]:
+    if errors := [error for error in answer.get("errors", []) if Path(error["source"]).parent in made]:
         raise ReseedError(f"{' '.join(command)}: {errors[0]}")
     return {name: plots[0]["content"] for name, plots in answer["data"].items() if plots}
 
