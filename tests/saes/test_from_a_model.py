@@ -24,6 +24,7 @@ from tests.conftest import train_of, variant_of
 CPU = torch.device("cpu")
 LAYERS = ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post")
 POSITIONS = ("b", "equals")  # `a` alone is the same row in every sequence that begins with it
+SEEDS = (0, 1, 3)  # of seed 2 a pre-activation of one of the 44 held-out rows lies within rounding of its threshold
 Splits = dict[str, Tensor]
 
 
@@ -64,10 +65,10 @@ def training(sae_training: SaeTraining) -> SaeTraining:
 def trained_and_read_back(
     variant: Any, training: SaeTraining, tolerance: Convergence, activations: Activations, path: Path
 ) -> list[SAE[Any]]:
-    for sae in train_saes(variant, training, train_of((0, 1, 2), tolerance), activations, CPU):
+    for sae in train_saes(variant, training, train_of(SEEDS, tolerance), activations, CPU):
         write_sae(sae, variant, activations, "a" * 64, path / f"seed_{sae.seed}")
-    read_seed_set(path, variant, "trained", (0, 1, 2))
-    return [SAE.load_from_disk(path / f"seed_{seed}", device="cpu") for seed in range(3)]
+    read_seed_set(path, variant, "trained", SEEDS)
+    return [SAE.load_from_disk(path / f"seed_{seed}", device="cpu") for seed in SEEDS]
 
 
 @pytest.mark.parametrize("decoder", ["shared", "per_layer"])
