@@ -25,7 +25,7 @@ def make(folder: Path) -> Path:
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, capture_output=True, text=True, check=True,
     ).stdout.split("\0")  # fmt: skip
-    outputs = ("metrics/", "runs/", "dvc.lock")
+    outputs = ("metrics/", "runs/", "dvc.lock", "studies/")  # a study that never ran has nothing to check out
     for name in sorted(filter(None, listed)):
         if not name.startswith(outputs) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

