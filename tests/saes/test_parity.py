@@ -2,7 +2,7 @@
 
 Tolerance: both sides add up the same products in another order, in float32 with an error near 1e-7 a sum, and agree to
 1e-6 where this was written. Losses are held to 1e-5 relative; weights to 1e-4 of the largest of their kind, all but one
-in a thousand (of few, all but one): a latent that is chosen by a hair on one side alone moves on its own from there.
+in a thousand: a latent that is chosen by a hair on one side alone moves on its own from there.
 """
 
 from __future__ import annotations
@@ -70,11 +70,12 @@ def check_losses(mine: list[float], theirs: list[float]) -> None:
         assert a == pytest.approx(b, rel=1e-5), step
 
 
-def check_weights(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: dict[str, str]) -> None:
+def check_weights(mine: dict[str, Tensor], theirs: dict[str, Tensor], names: dict[str, str], alone: int = 0) -> None:
+    """`alone`: how many weights of a small tensor may have gone their own way."""
     for name, peer in names.items():
         scale = theirs[peer].abs().max()
         off = int(((mine[name] - theirs[peer]).abs() > TOLERANCE * scale).sum())
-        assert off <= max(1, mine[name].numel() / 1000), (name, off)
+        assert off <= max(alone, mine[name].numel() / 1000), (name, off)
 
 
 SPARSITY = {"l1": {"penalty": "l1", "coefficient": 0.05}, "tanh": {"penalty": "tanh", "coefficient": 0.02}}
@@ -135,7 +136,8 @@ def test_saelens_takes_the_same_steps(
         weights |= {"r_mag": gate["r_mag"], "b_mag": gate["b_mag"]}
     if peer == "jumprelu":
         weights["threshold"] = torch.full((D_SAE,), 0.01)
-    if config.get("jumprelu_sparsity_loss_mode") == "step":
+    step = config.get("jumprelu_sparsity_loss_mode") == "step"
+    if step:
         batches = batches[:60]  # later, on some processors, one pre-activation falls on the other side of its threshold
     given = {name: weight for name, weight in weights.items() if not (gate and name == "b_enc")} | gate
     theirs = saelens_run(peer, COMMON | config, given, batches, LR)
@@ -148,7 +150,7 @@ def test_saelens_takes_the_same_steps(
         assert coefficient is not None
         last = [row["sparsity"] * coefficient for row in losses[-100:]]
         assert last == pytest.approx([row[name] for row in theirs.losses[-100:]], rel=1e-5)
-    check_weights(trained, theirs.weights, {("b_enc" if n == "b_gate" else n): n for n in given})
+    check_weights(trained, theirs.weights, {("b_enc" if n == "b_gate" else n): n for n in given}, alone=int(step))
 
 
 @pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
