@@ -398,7 +398,9 @@ class Superposition(Strict):
     orthogonal: bool = False
     """Features as nearly orthogonal as SAELens' gradient descent makes them; else uniformly random directions."""
     correlation: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Correlation of the normals whose thresholds decide which features are on, of every two features."""
+    """Correlation of the normals whose thresholds decide which features are on, of every two features of a group."""
+    groups: Count = 1
+    """Consecutive features of equal number; those of two groups are on independently."""
     magnitude_mean: Annotated[float, Field(ge=0)] = 1.0
     magnitude_std: Annotated[float, Field(ge=0)] = 0.0
     """A feature that is on has the magnitude |N(mean, std)|: 0 and 1 give a half-normal one."""
@@ -411,6 +413,8 @@ class Superposition(Strict):
             raise ValueError(f"an l0 below n_features ({self.n_features})")
         if self.exactly and (self.l0 != int(self.l0) or self.correlation):
             raise ValueError("exactly with a whole l0 and no correlation")
+        if self.n_features % self.groups:
+            raise ValueError(f"a number of groups that divides n_features ({self.n_features})")
         if self.magnitude_mean == self.magnitude_std == 0:
             raise ValueError("a magnitude_mean or a magnitude_std above 0")
         return self

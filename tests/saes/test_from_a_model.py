@@ -24,7 +24,7 @@ from tests.conftest import train_of, variant_of
 CPU = torch.device("cpu")
 LAYERS = ("blocks.0.hook_resid_pre", "blocks.0.hook_resid_mid", "blocks.0.hook_resid_post")
 POSITIONS = ("b", "equals")  # `a` alone is the same row in every sequence that begins with it
-SEEDS = (0, 1, 3)  # of seed 2 a pre-activation of one of the 44 held-out rows lies within rounding of its threshold
+SEEDS = (0, 1, 2)
 Splits = dict[str, Tensor]
 
 

@@ -17,6 +17,7 @@ from reseed.stability.statistics import (
     matched_correlations,
     mean_correlation,
     overlap,
+    standardised,
 )
 from tests.stability.builders import dictionary
 
@@ -100,11 +101,12 @@ def test_correlations_of_matched_latents_are_pearsons() -> None:
     match = matched(dictionary(rows), dictionary(rows[[2, 0, 1, 3]]))
     a, b = random.random((50, 4)), random.random((50, 4))
     b[:, 3] = 7.0  # never varies
-    found = dict(zip(match.rows.tolist(), matched_correlations(a, b, match), strict=True))
+    x, y = standardised(a), standardised(b)
+    found = dict(zip(match.rows.tolist(), matched_correlations(x, y, match), strict=True))
     for latent, place in ((2, 0), (0, 1), (1, 2)):
         assert found[latent] == pytest.approx(np.corrcoef(a[:, latent], b[:, place])[0, 1])
     assert found[3] == 0
     every = [np.corrcoef(a[:, i], b[:, j])[0, 1] for i in range(4) for j in range(3)]
-    assert mean_correlation(a, b) == pytest.approx(np.sum(every) / 16)
-    best = np.mean([matched_correlations(a, a, matched(dictionary(rows), dictionary(rows)))])
+    assert mean_correlation(x, y) == pytest.approx(np.sum(every) / 16)
+    best = np.mean([matched_correlations(x, x, matched(dictionary(rows), dictionary(rows)))])
     assert best == pytest.approx(1)

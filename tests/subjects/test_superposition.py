@@ -80,6 +80,18 @@ def test_firing_correlates_as_the_gaussian_copula_says(correlation: float) -> No
     assert fires.sum(1).mean() == pytest.approx(L0, abs=4 * np.sqrt(spread / TRAIN))
 
 
+def test_features_of_two_groups_fire_independently_and_of_one_together() -> None:
+    fires = on(draw(world(correlation=0.4, groups=4)))
+    found = np.corrcoef(fires.T)
+    group = np.arange(FEATURES) // (FEATURES // 4)
+    same = group[:, None] == group
+    assert np.abs(found[~same]).max() < 5 / np.sqrt(TRAIN)
+    p = L0 / FEATURES
+    both = multivariate_normal([0, 0], [[1, 0.4], [0.4, 1]]).cdf([norm.ppf(p)] * 2)
+    within = found[same & ~np.eye(FEATURES, dtype=bool)]
+    assert within.mean() == pytest.approx((both - p * p) / (p - p * p), abs=0.01)
+
+
 def test_exactly_means_exactly_and_uniformly() -> None:
     fires = on(draw(world(l0=3, exactly=True)))
     assert (fires.sum(1) == 3).all()

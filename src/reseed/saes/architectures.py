@@ -250,8 +250,9 @@ class _Batched(_TopKFamily[V]):
     def calibrate(self, stack: Stack, x: Tensor) -> None:
         """The threshold at which the mean L0 over the rows x is k.
 
-        What lies strictly above it fires, so it is the (k * rows + 1)-th largest positive pre-activation over all
-        rows (0 if fewer are positive). An average over batches, as training code keeps it, lags behind the weights.
+        What lies strictly above it fires, so it is midway between the (k * rows)-th and the next largest positive
+        pre-activation over all rows (0 if fewer are positive): on either of them rounding would decide. An average
+        over batches, as training code keeps it, lags behind the weights.
         """
         thresholds = []
         for member, k in enumerate(stack.k):
@@ -262,8 +263,12 @@ class _Batched(_TopKFamily[V]):
                 largest = torch.cat([largest, pre[pre > 0]])
                 if len(largest) > 2 * wanted:
                     largest = largest[largest >= kth_largest(largest, wanted)]
-            enough = len(largest) >= wanted
-            thresholds.append(kth_largest(largest, wanted) if enough else largest.new_zeros(1))
+            if len(largest) >= wanted:
+                below, above = kth_largest(largest, wanted), kth_largest(largest, wanted - 1)
+                middle = below + (above - below) / 2
+                thresholds.append(torch.where(middle < above, middle, below))
+            else:
+                thresholds.append(largest.new_zeros(1))
         stack.buffers["threshold"] = torch.cat(thresholds)
 
 

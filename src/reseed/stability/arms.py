@@ -24,6 +24,7 @@ from reseed.stability.statistics import (
     matched_correlations,
     mean_correlation,
     overlap,
+    standardised,
 )
 
 MIN_ROOM = 0.1
@@ -106,6 +107,18 @@ class Activity:
     trained: list[Array]
     untrained: list[Array]
 
+    def of(self, masks: list[NDArray[np.bool_]]) -> Activity:
+        """That of some latents only, by one mask [d_sae] a seed."""
+        trained, untrained = (
+            [acts[:, mask] for acts, mask in zip(every, masks, strict=True)] for every in (self.trained, self.untrained)
+        )
+        return Activity(trained, untrained)
+
+    def standardised(self) -> Activity:
+        """Every latent centred and of norm one over the rows, in float64."""
+        trained, untrained = ([standardised(acts) for acts in every] for every in (self.trained, self.untrained))
+        return Activity(trained, untrained)
+
 
 Tables = dict[str, dict[str, Array]]
 Draw = Callable[[int, np.random.Generator], Dictionary]
@@ -118,25 +131,18 @@ def analyse(seed_set: SeedSet, options: Stability, key: str, activity: Activity 
     """
     final, initial, groups = seed_set.final(), seed_set.initial(), seed_set.groups
     masks = alive_masks(seed_set, options, key)
-    everything = [np.ones_like(mask) for mask in masks]
     alive = [dictionary.select(mask) for dictionary, mask in zip(final, masks, strict=True)]
     untrained = [dictionary.select(mask) for dictionary, mask in zip(initial, masks, strict=True)]
     dimension = mean_over_seeds([effective_dimension(dictionary.decoder) for dictionary in alive], groups)
     rank = max(1, round(dimension.value))
-    matches = {(i, j): matched(alive[i], alive[j]) for i, j in groups.all_pairs()}
-    tables = _tables(alive, untrained, matches, groups, rank, options, f"{key}/alive")
-    all_matches = {(i, j): matched(final[i], final[j]) for i, j in groups.all_pairs()}
-    all_tables = _tables(final, initial, all_matches, groups, rank, options, f"{key}/all")
     if activity is not None:
-        untrained_matches = {(i, j): matched(untrained[i], untrained[j]) for i, j in groups.all_pairs()}
-        tables[ACTIVATION_CORRELATION] = _activation_table(activity, masks, matches, untrained_matches, groups)
-        all_untrained = {(i, j): matched(initial[i], initial[j]) for i, j in groups.all_pairs()}
-        all_tables[ACTIVATION_CORRELATION] = _activation_table(activity, everything, all_matches, all_untrained, groups)
-    for table, dictionaries, starts, found in (
-        (tables, alive, untrained, matches), (all_tables, final, initial, all_matches),
-    ):  # fmt: skip
-        if unstable := _unstable_table(dictionaries, starts, found, groups, rank, options, key):
-            table[UNSTABLE_OVERLAP] = unstable
+        activity = activity.standardised()
+    tables, matches = _tables(alive, untrained, activity and activity.of(masks), groups, rank, options, f"{key}/alive")
+    # with every latent alive the check on the alive latents would be the same figures with other draws of the nulls
+    if all(mask.all() for mask in masks):
+        all_tables = tables
+    else:
+        all_tables, _ = _tables(final, initial, activity, groups, rank, options, f"{key}/all")
     steps = _over_steps(seed_set, options, rank, key)
     per_seed = seed_set.metrics
     together = min(int(metrics["constant_steps"]) for metrics in per_seed)
@@ -187,107 +193,123 @@ def alive_masks(seed_set: SeedSet, options: Stability, key: str) -> list[NDArray
 def _tables(
     final: list[Dictionary],
     initial: list[Dictionary],
-    matches: dict[tuple[int, int], Matched],
+    activity: Activity | None,
     groups: Groups,
     rank: int,
     options: Stability,
     key: str,
-) -> Tables:
-    """statistic -> {"value" or a null -> symmetric matrix [seeds, seeds]}, NaN within a group."""
-    n = len(final)
-    tables: Tables = {s: {name: np.full((n, n), np.nan) for name in ("value", *NULLS)} for s in STATISTICS}
+) -> tuple[Tables, dict[tuple[int, int], Matched]]:
+    """statistic -> {"value" or a null -> symmetric matrix [seeds, seeds]}, NaN within a group; and the matchings.
+
+    activity: of the same latents, standardised, or None.
+    """
+    pairs = groups.all_pairs()
+    matches = {(i, j): matched(final[i], final[j]) for i, j in pairs}
     gaussian = CovarianceNull.of(final)
-    for i, j in groups.all_pairs():
-        (n_a, d_out), n_b = final[i].decoder.shape, len(final[j].decoder)
-        random = np.random.default_rng(derive_seed("null", key, i, j))
-        pair = {
-            "value": agreement(final[i], final[j], options.shared_cosine, rank, matches[i, j]),
-            "untrained": agreement(initial[i], initial[j], options.shared_cosine, rank),
-            "covariance": _mean_agreement(gaussian.draw, n_a, n_b, options, rank, options.null_draws, random),
-            "isotropic": _mean_agreement(
-                lambda size, random, d_out=d_out: isotropic(size, d_out, random),  # type: ignore[misc]
-                n_a, n_b, options, rank, options.null_draws, random,
-            ),
-        }  # fmt: skip
-        pair["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, n_b, d_out)
-        for name, figures in pair.items():
-            for statistic in STATISTICS:
-                tables[statistic][name][i, j] = tables[statistic][name][j, i] = figures[statistic]
-    return tables
+    found = [_agreements(final, initial, (i, j), matches[i, j], gaussian, rank, options, key) for i, j in pairs]
+    tables = {
+        statistic: _table([{name: of_pair[name][statistic] for name in of_pair} for of_pair in found], groups)
+        for statistic in STATISTICS
+    }
+    if activity is not None:
+        starts = {(i, j): matched(initial[i], initial[j]) for i, j in pairs}
+        tables[ACTIVATION_CORRELATION] = _table(
+            [_correlations(activity, (i, j), matches[i, j], starts[i, j]) for i, j in pairs], groups
+        )
+    unstable = [_unstable(final, initial, (i, j), matches[i, j], rank, options, key) for i, j in pairs]
+    if all(unstable):
+        tables[UNSTABLE_OVERLAP] = _table(unstable, groups)
+    return tables, matches
 
 
-def _activation_table(
-    activity: Activity,
-    masks: list[NDArray[np.bool_]],
-    matches: dict[tuple[int, int], Matched],
-    untrained_matches: dict[tuple[int, int], Matched],
-    groups: Groups,
-) -> dict[str, Array]:
-    """Mean correlation of matched latents on held-out rows, unmatched ones counting 0.
+def _table(of_pairs: list[dict[str, float]], groups: Groups) -> dict[str, Array]:
+    n = len(groups) * groups.size
+    table = {name: np.full((n, n), np.nan) for name in of_pairs[0]}
+    for (i, j), figures in zip(groups.all_pairs(), of_pairs, strict=True):
+        for name, figure in figures.items():
+            table[name][i, j] = table[name][j, i] = figure
+    return table
+
+
+def _agreements(
+    final: list[Dictionary],
+    initial: list[Dictionary],
+    pair: tuple[int, int],
+    found: Matched,
+    gaussian: CovarianceNull,
+    rank: int,
+    options: Stability,
+    key: str,
+) -> dict[str, dict[str, float]]:
+    """ "value" or a null -> the statistics of one pair."""
+    i, j = pair
+    (n_a, d_out), n_b = final[i].decoder.shape, len(final[j].decoder)
+    random = np.random.default_rng(derive_seed("null", key, i, j))
+    figures = {
+        "value": agreement(final[i], final[j], options.shared_cosine, rank, found),
+        "untrained": agreement(initial[i], initial[j], options.shared_cosine, rank),
+        "covariance": _mean_agreement(gaussian.draw, n_a, n_b, options, rank, options.null_draws, random),
+        "isotropic": _mean_agreement(
+            lambda n, random: isotropic(n, d_out, random), n_a, n_b, options, rank, options.null_draws, random
+        ),
+    }
+    figures["isotropic"]["mean_max_cos"] = isotropic_mean_max_cos(n_a, n_b, d_out)
+    return figures
+
+
+def _correlations(activity: Activity, pair: tuple[int, int], found: Matched, start: Matched) -> dict[str, float]:
+    """Mean correlation of matched latents on held-out rows, unmatched ones counting 0. activity: standardised.
 
     Its nulls: the untrained SAEs with a matching of their own, and the trained ones with a matching at random (in
     expectation, exactly). A random dictionary has no activations, so the isotropic and covariance nulls do not exist.
     """
-    n = len(masks)
-    table = {name: np.full((n, n), np.nan) for name in ("value", "untrained", "permuted")}
-    trained = [acts[:, mask].astype(float) for acts, mask in zip(activity.trained, masks, strict=True)]
-    untrained = [acts[:, mask].astype(float) for acts, mask in zip(activity.untrained, masks, strict=True)]
-    for i, j in groups.all_pairs():
-        n_a, n_b = trained[i].shape[1], trained[j].shape[1]
-        larger, smaller = max(n_a, n_b), min(n_a, n_b)
-        figures = {
-            "value": matched_correlations(trained[i], trained[j], matches[i, j]).sum() / larger,
-            "untrained": matched_correlations(untrained[i], untrained[j], untrained_matches[i, j]).sum() / larger,
-            "permuted": mean_correlation(trained[i], trained[j]) * smaller / larger,
-        }
-        for name, figure in figures.items():
-            table[name][i, j] = table[name][j, i] = figure
-    return table
+    a, b = (activity.trained[seed] for seed in pair)
+    before = [activity.untrained[seed] for seed in pair]
+    larger, smaller = max(a.shape[1], b.shape[1]), min(a.shape[1], b.shape[1])
+    return {
+        "value": matched_correlations(a, b, found).sum() / larger,
+        "untrained": matched_correlations(before[0], before[1], start).sum() / larger,
+        "permuted": mean_correlation(a, b) * smaller / larger,
+    }
 
 
-def _unstable_table(
+def _unstable(
     final: list[Dictionary],
     initial: list[Dictionary],
-    matches: dict[tuple[int, int], Matched],
-    groups: Groups,
+    pair: tuple[int, int],
+    found: Matched,
     rank: int,
     options: Stability,
     key: str,
-) -> dict[str, Array] | None:
-    """Overlap of the leading spans of the latents that a pair does not share; None if a pair shares all of them.
+) -> dict[str, float]:
+    """Overlap of the leading spans of the latents that a pair does not share; empty if it shares all but one.
 
     Latents without a partner may still span what another seed's span: then the subspace is reproducible though no
     direction in it is (Gerasimov et al. 2026, arXiv 2606.12138). A random span of rank r has r / d (isotropic).
     """
-    n = len(final)
-    table = {name: np.full((n, n), np.nan) for name in ("value", *NULLS)}
-    for i, j in groups.all_pairs():
-        left = [np.ones(len(dictionary.decoder), dtype=bool) for dictionary in (final[i], final[j])]
-        shared = matches[i, j].shared(options.shared_cosine)
-        left[0][matches[i, j].rows[shared]] = False
-        left[1][matches[i, j].columns[shared]] = False
-        if min(int(mask.sum()) for mask in left) < 2:
-            return None
-        a, b = (final[seed].select(mask) for seed, mask in zip((i, j), left, strict=True))
-        starts = [initial[seed].select(mask).leading(rank) for seed, mask in zip((i, j), left, strict=True)]
-        gaussian = CovarianceNull.of([a, b])
-        random = np.random.default_rng(derive_seed("null", key, "unstable", i, j))
-        draws = [
-            overlap(
-                gaussian.draw(len(a.decoder), random).leading(rank), gaussian.draw(len(b.decoder), random).leading(rank)
-            )
-            for _ in range(options.null_draws)
-        ]
-        d_out = a.decoder.shape[1]
-        figures = {
-            "value": overlap(a.leading(rank), b.leading(rank)),
-            "untrained": overlap(*starts),
-            "covariance": float(np.mean(draws)),
-            "isotropic": max(min(rank, len(side.decoder), d_out) for side in (a, b)) / d_out,
-        }
-        for name, figure in figures.items():
-            table[name][i, j] = table[name][j, i] = figure
-    return table
+    left = [np.ones(len(final[seed].decoder), dtype=bool) for seed in pair]
+    shared = found.shared(options.shared_cosine)
+    left[0][found.rows[shared]] = False
+    left[1][found.columns[shared]] = False
+    if min(int(mask.sum()) for mask in left) < 2:
+        return {}
+    a, b = (final[seed].select(mask) for seed, mask in zip(pair, left, strict=True))
+    starts = [initial[seed].select(mask).leading(rank) for seed, mask in zip(pair, left, strict=True)]
+    gaussian = CovarianceNull.of([a, b])
+    random = np.random.default_rng(derive_seed("null", key, "unstable", *pair))
+    draws = [
+        overlap(
+            gaussian.draw(len(a.decoder), random).leading(rank), gaussian.draw(len(b.decoder), random).leading(rank)
+        )
+        for _ in range(options.null_draws)
+    ]
+    d_out = a.decoder.shape[1]
+    return {
+        "value": overlap(a.leading(rank), b.leading(rank)),
+        "untrained": overlap(*starts),
+        "covariance": float(np.mean(draws)),
+        "isotropic": max(min(rank, len(side.decoder), d_out) for side in (a, b)) / d_out,
+    }
 
 
 def _pair_rows(

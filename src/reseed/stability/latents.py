@@ -43,7 +43,10 @@ class Latents:
         activity: list[Array] | None,
         shared_cosine: float,
     ) -> Latents:
-        """masks: alive latents [d_sae] a seed. matches: of the alive latents, by pairs i < j of places in the set."""
+        """masks: alive latents [d_sae] a seed. matches: of the alive latents, by pairs i < j of places in the set.
+
+        activity: standardised activations [rows, d_sae] a seed, or None.
+        """
         final, groups = seed_set.final(), seed_set.groups
         alive = [dictionary.select(mask) for dictionary, mask in zip(final, masks, strict=True)]
         # figures[i][name][j, latent]: of alive latents of seed i with seed j; NaN where there is no partner
@@ -54,9 +57,7 @@ class Latents:
             correlations = (
                 None
                 if activity is None
-                else matched_correlations(
-                    activity[i][:, masks[i]].astype(float), activity[j][:, masks[j]].astype(float), match
-                )
+                else matched_correlations(activity[i][:, masks[i]], activity[j][:, masks[j]], match)
             )
             for one, other, places, most in ((i, j, match.rows, most_of_i), (j, i, match.columns, most_of_j)):
                 own = figures[one]

@@ -13,7 +13,7 @@ from reseed import ReseedError
 from reseed.artifacts import derive_seed
 from reseed.matching import Array, assign, cosines
 from reseed.params import Correctness, Stability
-from reseed.stability.arms import MIN_ROOM, Activity, alive_masks
+from reseed.stability.arms import MIN_ROOM, Activity, StatisticReport, alive_masks
 from reseed.stability.dictionaries import SeedSet
 from reseed.stability.jackknife import Estimate, Groups, leave_one_out, mean_over_seeds
 from reseed.stability.nulls import CovarianceNull, isotropic
@@ -26,32 +26,16 @@ Figures = dict[str, list[float]]
 
 
 @dataclass(frozen=True)
-class Recovered:
-    """One figure as its mean over seeds. kappa = (value - null) / (1 - null), of the strictest null.
-
-    nulls: means over the seeds. kappa is None for a figure that is not in WITH_KAPPA, and where the strictest null
-    leaves less than 0.1 of room, there or with a seed left out.
-    """
-
-    value: Estimate
-    nulls: dict[str, float]
-    kappa: Estimate | None
-
-    @property
-    def strictest(self) -> str:
-        return max(self.nulls, key=lambda name: self.nulls[name])
-
-
-@dataclass(frozen=True)
 class RecoveryReport:
-    """What one arm recovers with its alive latents, a figure beside its nulls.
+    """What one arm recovers with its alive latents: figures that are means over seeds, beside their nulls.
 
     gt_mcc, recall, uniqueness: nulls `isotropic`, `covariance` and `untrained`. precision, f1, of the activations,
     which a random dictionary has not: `untrained`, and `permuted`, the trained latents with exchanged decoder rows.
+    Only those of WITH_KAPPA have a kappa.
     steps: gt_mcc and recall at every snapshot before the learning rate decayed, beside the covariance null.
     """
 
-    figures: dict[str, Recovered]
+    figures: dict[str, StatisticReport]
     steps: list[dict[str, float | str]]
 
 
@@ -159,7 +143,7 @@ def _mean(draws: list[dict[str, float]]) -> dict[str, float]:
     return {figure: float(np.mean([draw[figure] for draw in draws])) for figure in draws[0]}
 
 
-def _recovered(figure: str, values: list[float], nulls: Figures, groups: Groups) -> Recovered:
+def _recovered(figure: str, values: list[float], nulls: Figures, groups: Groups) -> StatisticReport:
     def kappa(left: Sequence[int]) -> float | None:
         seeds = groups.members(left)
         null = max(float(np.mean([of_seeds[i] for i in seeds])) for of_seeds in nulls.values())
@@ -167,7 +151,7 @@ def _recovered(figure: str, values: list[float], nulls: Figures, groups: Groups)
             return None
         return (float(np.mean([values[i] for i in seeds])) - null) / (1 - null)
 
-    return Recovered(
+    return StatisticReport(
         value=mean_over_seeds(values, groups),
         nulls={name: float(np.mean(of_seeds)) for name, of_seeds in nulls.items()},
         kappa=leave_one_out(kappa, len(groups)) if figure in WITH_KAPPA else None,

@@ -76,6 +76,8 @@ def overlap(a: Array, b: Array) -> float:
 
 
 def _same_partner(a: Dictionary, b: Dictionary, found: Matched) -> int:
+    if a.encoder is a.decoder and b.encoder is b.decoder:  # tied, as the isotropic null is
+        return len(found.rows)
     by_encoder = match(a.encoder, b.encoder)
     partner = np.full(len(a.encoder), -1)
     partner[by_encoder.rows] = by_encoder.columns
@@ -83,21 +85,21 @@ def _same_partner(a: Dictionary, b: Dictionary, found: Matched) -> int:
 
 
 def matched_correlations(a: Array, b: Array, found: Matched) -> Array:
-    """Pearson correlations [n] of the activations a [rows, n_a] and b [rows, n_b] of matched latents.
+    """Pearson correlations [n] of matched latents, of their `standardised` activations a [rows, n_a] and b [rows, n_b].
 
     A latent that does not vary on these rows correlates with nothing: 0.
     """
-    products = standardised(a)[:, found.rows] * standardised(b)[:, found.columns]
-    return np.asarray(products.sum(axis=0))
+    return np.asarray(np.einsum("rn,rn->n", a[:, found.rows], b[:, found.columns]))
 
 
 def mean_correlation(a: Array, b: Array) -> float:
-    """The mean correlation over all n_a * n_b pairs of latents: what a matching at random has in expectation."""
-    return float(standardised(a).sum(axis=1) @ standardised(b).sum(axis=1) / (a.shape[1] * b.shape[1]))
+    """The mean over all n_a * n_b pairs of latents, of `standardised` activations: a matching at random expects it."""
+    return float(a.sum(axis=1) @ b.sum(axis=1) / (a.shape[1] * b.shape[1]))
 
 
 def standardised(activations: Array) -> Array:
     """Columns [rows, n] centred and of norm one, so that a product of two is their correlation; constant ones are 0."""
+    activations = activations.astype(float)
     centred = activations - activations.mean(axis=0)
     norms = np.linalg.norm(centred, axis=0)
     varies = norms > 1e-6 * np.sqrt(len(activations)) * np.abs(activations).max(axis=0, initial=0)

@@ -67,10 +67,11 @@ def _exactly(data: Superposition, rows: int) -> Tensor:
 
 
 def _firing(data: Superposition) -> ActivationGenerator:
-    """Which features are on, as activations of 0 and 1: thresholded normals that all correlate by `correlation`."""
+    """Which features are on, as activations of 0 and 1: thresholded normals, correlated within their group."""
     correlation = None
     if data.correlation:
-        factor = torch.full((data.n_features, 1), math.sqrt(data.correlation))
+        member = torch.eye(data.groups).repeat_interleave(data.n_features // data.groups, dim=0)
+        factor = math.sqrt(data.correlation) * member
         correlation = LowRankCorrelationMatrix(factor, torch.full((data.n_features,), 1 - data.correlation))
     return ActivationGenerator(data.n_features, data.l0 / data.n_features, correlation_matrix=correlation)
 
