@@ -75,7 +75,7 @@ def test_a_bad_value_in_params_is_one_sentence(key: str, value: Any, sentence: s
         ("capture.arms", ["gaussian"], "capture.arms.0: found 'gaussian', allowed: 'trained' or 'random_model'"),
         ("capture.dtype", "int8", "capture.dtype: found 'int8', allowed: 'float32', 'bfloat16' or 'float16'"),
         ("sae.max_steps", 100, "allowed: a max_steps that leaves min_steps (8000)"),
-        ("sae.min_steps", 14000, "allowed: a max_steps that leaves min_steps (14000)"),
+        ("sae.min_steps", 40000, "allowed: a max_steps that leaves min_steps (40000)"),
         ("capture.positions", [], "capture.positions: found [], allowed: "),
         ("sae.lr", 0, "sae.lr: found 0, allowed: greater than 0"),
         ("sae.l1", 0.1, "unknown key 'sae.l1'"),
