@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 from reseed import ReseedError
-from reseed.activations.store import read_activations
+from reseed.activations.store import read_activations, read_truth
 from reseed.artifacts import activations_dir, metrics_dir, read_json, write_json, writing
 from reseed.params import TRAINED, load_params
 from reseed.replication.husai import published_figures
+from reseed.replication.song import song_l1
 from reseed.replication.table import CORRECTED, SYNTHETIC, Table, husai_rows, song_rows
 from reseed.stage import run_stage
 
@@ -25,10 +26,16 @@ def replicate(quarantined: str, subject: str, synthetic: str) -> dict[str, Any]:
         for name, variants in ((subject, CORRECTED), (synthetic, SYNTHETIC))
         for variant in variants
     }
+    world = activations_dir(synthetic, TRAINED)
+    truth = read_truth(world)
+    if truth is None:
+        raise ReseedError(f"{world}/index.json: found no key 'features_sha256', allowed: a world of known features")
     measured = published_figures(activations.splits["train"])
+    l1 = song_l1(read_activations(world).splits["train"], truth.directions.double().numpy())
     table = Table(
-        rows=husai_rows(measured, stability, confidence) + song_rows(stability),
+        rows=husai_rows(measured, stability, confidence) + song_rows(stability, l1),
         measured=measured,
+        l1=l1,
         leak=read_json(folder / "leak.json"),
         d_in=activations.d_in,
         confidence=confidence,

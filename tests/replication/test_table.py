@@ -13,6 +13,7 @@ import pytest
 from reseed import ReseedError
 from reseed.artifacts import read_json, write_json
 from reseed.replication.husai import SETTINGS, TRANSPOSED, Measured
+from reseed.replication.song import SongL1
 from reseed.replication.table import CORRECTED, SYNTHETIC, Table, husai_rows, song_rows
 from reseed.stability.jackknife import Estimate
 
@@ -28,6 +29,9 @@ LEAK = {
 
 def estimate(value: float, step: float = 0.001) -> Estimate:
     return Estimate(value, (value - step, value, value + step))
+
+
+L1 = SongL1(estimate(0.62, 0.01), estimate(0.45), estimate(0.66), estimate(15.0), estimate(6.5))
 
 
 @cache
@@ -64,7 +68,7 @@ def table(**changed: dict[str, Any]) -> Table:
     values = dict(zip(CORRECTED, (0.35, 0.7, 0.5, 0.75, 0.45), strict=True))
     ours = {name: stability(value) for name, value in values.items()} | changed
     song = {name: stability(0.9) for name in SYNTHETIC}
-    return Table(husai_rows(measured(), ours, 0.95) + song_rows(song), measured(), LEAK, 128, 0.95)
+    return Table(husai_rows(measured(), ours, 0.95) + song_rows(song, L1), measured(), L1, LEAK, 128, 0.95)
 
 
 def test_the_figures_are_those_of_their_settings_and_variants(tmp_path: Path) -> None:
@@ -103,7 +107,7 @@ def test_agreement_is_with_the_published_value() -> None:
     assert table().content()["figures"]["trained_is_random"]["agrees"] == 0
     wide = replace(measured()["d1024-k32"], trained=estimate(0.3))
     rows = husai_rows(measured() | {"d1024-k32": wide}, {name: stability(0.5) for name in CORRECTED}, 0.95)
-    assert Table(rows, measured(), LEAK, 128, 0.95).content()["figures"]["trained_is_random"]["agrees"] == 1
+    assert Table(rows, measured(), L1, LEAK, 128, 0.95).content()["figures"]["trained_is_random"]["agrees"] == 1
 
 
 def test_song_is_reproduced_over_all_latents_and_corrected_over_the_alive() -> None:
@@ -113,6 +117,11 @@ def test_song_is_reproduced_over_all_latents_and_corrected_over_the_alive() -> N
     assert figure["agrees"] == 1
     assert figure["corrected"]["value"] == pytest.approx(1.1)
     assert figure["corrected"]["statistic"] == "pw_mcc"
+    figure = table().content()["figures"]["song_l1"]
+    assert figure["published"] == 0.609
+    assert figure["reproduced"]["value"] == 0.62  # by its own recipe, not by ours
+    assert figure["signs"]["l0"]["value"] == 15.0
+    assert figure["corrected"]["value"] == pytest.approx(1.1)
 
 
 def test_the_page_is_one_table_with_what_did_not_converge_in_bold() -> None:
