@@ -34,6 +34,16 @@ class Strict(BaseModel):
 
 S = TypeVar("S", bound=Strict)
 
+KINDS = ("bpe", "pinned", "folder", "pretrained_here", "registered")
+"""What the key `kind` of a tokenizer or a language model may say."""
+
+
+class Budget(Strict):
+    """What a capture may cost; one that is estimated above it does not start."""
+
+    gigabytes: Positive
+    hours: Positive
+
 
 class Compute(Strict):
     threads: Count
@@ -343,6 +353,7 @@ class SaeBench(Strict):
 
 class Params(Strict):
     compute: Compute
+    budget: Budget
     train: Train
     variants: dict[str, Variant]
     stability: Stability
@@ -525,6 +536,159 @@ class Subject(Strict):
     sae: SaeTraining
 
 
+class Bpe(Strict):
+    """A byte-level BPE tokenizer trained here, on the training documents alone."""
+
+    kind: Literal["bpe"]
+    vocabulary: Annotated[int, Field(ge=300)]
+    """Tokens: the 256 bytes, the special tokens and the merges."""
+
+
+class PinnedTokenizer(Strict):
+    """A tokenizer of the registry (`reseed.text.tokenizers`), checked by its hash."""
+
+    kind: Literal["pinned"]
+    name: str
+
+
+class TokenizerFolder(Strict):
+    """The tokenizer.json of a local folder in Hugging Face format."""
+
+    kind: Literal["folder"]
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of its tokenizer.json."""
+
+
+Tokenizer = Annotated[Bpe | PinnedTokenizer | TokenizerFolder, Field(discriminator="kind")]
+
+
+class Quality(Strict):
+    """What tokenised text may hold at most; a breach stops the pipeline."""
+
+    max_duplicates: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the sequences that repeat another of their split."""
+    max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.001
+    """Share of the tokens that are the unknown token."""
+    max_pads: Annotated[float, Field(ge=0, le=1)] = 0.9
+    """Share of the positions that are padding."""
+    max_changed: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of the tokens that change when the normalised text is tokenised again."""
+    max_truncated: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of the documents that were cut at n_ctx (padded ones; packed ones are never cut)."""
+    min_aligned: Annotated[float, Field(ge=0, le=1)] = 0.99
+    """Share of the steps whose tokens give back their text exactly."""
+
+
+class Corpus(Strict):
+    """A reasoning corpus of the registry (`reseed.subjects.corpora`), and how its text becomes tokens."""
+
+    generator: Literal["corpus"]
+    corpus: str
+    source: Literal["folder", "https", "hub"] | None = None
+    """None: the folder that RESEED_CORPORA names if it holds the corpus, else https, else the hub."""
+    use: Literal["training", "evaluation"] = "training"
+    """What the text is for; a licence that forbids it refuses the subject."""
+    rows: Count | None = None
+    """At most so many rows of each of the corpus' own splits, the first ones."""
+    validation_fraction: Fraction
+    """Of the questions of the corpus' training split; its test split is the test."""
+    near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Jaccard similarity of word 5-grams from which a training question repeats a held-out one, and is removed."""
+    seed: int
+    tokenizer: Tokenizer
+    n_ctx: Annotated[int, Field(ge=8)]
+    """Tokens of a sequence."""
+    packing: Literal["packed", "padded"]
+    """packed: documents of a split end to end, separated, cut at n_ctx; padded: one document a sequence."""
+    quality: Quality = Quality()
+
+    @field_validator("corpus")
+    @classmethod
+    def _plain_name(cls, corpus: str) -> str:
+        if not corpus or "/" in corpus:
+            raise ValueError("a name of the registry of corpora")
+        return corpus
+
+
+class GptTraining(Strict):
+    """AdamW with a linear warm-up and a cosine decay, on shuffled sequences."""
+
+    seed: int
+    batch_size: Count
+    """Sequences a step."""
+    lr: Positive
+    weight_decay: Annotated[float, Field(ge=0)]
+    betas: tuple[Fraction, Fraction]
+    warm_up_steps: Count
+    steps: Count
+    check_every: Count
+    below_bigram: Annotated[float, Field(ge=0)]
+    """The stage fails unless the held-out loss is below that of the bigram model by so many nats a token."""
+
+
+class Gpt(Strict):
+    """A decoder-only transformer pretrained here on the training sequences."""
+
+    kind: Literal["pretrained_here"]
+    n_layers: Count
+    d_model: Count
+    n_heads: Count
+    d_mlp: Count
+    act_fn: Literal["relu", "gelu", "silu"]
+    normalization_type: Literal["LN", "LNPre"] | None
+    training: GptTraining
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.d_model % self.n_heads:
+            raise ValueError(f"n_heads that divides d_model ({self.d_model})")
+        return self
+
+
+class RegisteredModel(Strict):
+    """A model of the registry (`reseed.models.registry`), fetched by its pin and checked by its hash."""
+
+    kind: Literal["registered"]
+    name: str
+
+
+class ModelFolder(Strict):
+    """A local folder in Hugging Face format: config.json and safetensors weights."""
+
+    kind: Literal["folder"]
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Of its model.safetensors; a sharded model names that of model.safetensors.index.json."""
+
+
+LanguageModel = Annotated[Gpt | RegisteredModel | ModelFolder, Field(discriminator="kind")]
+
+
+class LanguageCapture(Strict):
+    """What is read of a language model: hook points, and which positions of a sequence."""
+
+    hook_name: str | tuple[str, ...]
+    """Several give rows [n_layers, d_in], for RouteSAE."""
+    hook_name_out: str | None = None
+    """A second hook point, at the same positions: where transcoders write."""
+    positions: Literal["all", "last", "steps"]
+    """all: every token of the text; last: the last token of a document; steps: the tokens of labelled steps."""
+    dtype: Literal["float32", "bfloat16", "float16"]
+    arms: tuple[ModelArm, ...]
+    rows: Count | None = None
+    """At most so many training rows (whole sequences, in order); held-out splits get a tenth of it each."""
+
+
+class LanguageSubject(Strict):
+    """A language model that reads a corpus."""
+
+    data: Corpus
+    model: LanguageModel
+    capture: LanguageCapture
+    sae: SaeTraining
+
+
 class World(Strict):
     """A subject without a model: its rows come from a generator that knows their features."""
 
@@ -670,6 +834,22 @@ def _subject_file(name: str, folder: Path) -> Path:
     return path
 
 
+def load_language(name: str, folder: Path = Path("subjects")) -> LanguageSubject:
+    """Read and check subjects/<name>.yaml of a language model; raises ReseedError as `load_subject` does."""
+    return load(LanguageSubject, _subject_file(name, folder))
+
+
+def is_language(name: str, folder: Path = Path("subjects")) -> bool:
+    """Whether subjects/<name>.yaml is of a language model that reads a corpus."""
+    return bool(_generator(_subject_file(name, folder)) == "corpus")
+
+
+def _generator(path: Path) -> Any:
+    content = read_yaml(path)
+    data = content.get("data") if isinstance(content, dict) else None
+    return data.get("generator") if isinstance(data, dict) else None
+
+
 def load_world(name: str, folder: Path = Path("subjects")) -> World:
     """Read and check subjects/<name>.yaml of a world; raises ReseedError for an unknown name or the first fault."""
     return load(World, _subject_file(name, folder))
@@ -683,9 +863,10 @@ def load_quarantined(name: str, folder: Path = Path("subjects")) -> Quarantined:
 def load_sae_training(name: str, folder: Path = Path("subjects")) -> SaeTraining:
     """What the SAEs of a subject share, whatever the subject is; raises ReseedError for the first fault of its file."""
     path = _subject_file(name, folder)
-    content = read_yaml(path)
-    generator = content.get("data", {}).get("generator") if isinstance(content, dict) else None
-    return load(World, path).sae if generator == "superposition" else load(Subject, path).sae
+    generator = _generator(path)
+    if generator == "superposition":
+        return load(World, path).sae
+    return load(LanguageSubject, path).sae if generator == "corpus" else load(Subject, path).sae
 
 
 def load_study(path: Path = Path("study.yaml")) -> Study:
@@ -734,6 +915,7 @@ def _sentence(path: Path, error: ValidationError) -> str:
     # pydantic names the member of a union that it tried, after the key whose value chose it
     parts = [str(part) for part in first["loc"]]
     tags = [i + 2 for i, part in enumerate(parts[:-2]) if part == "variants"]
+    tags += [i + 1 for i, part in enumerate(parts[:-2]) if part in ("tokenizer", "model") and parts[i + 1] in KINDS]
     key = ".".join(part for i, part in enumerate(parts) if i not in tags) or "the file"
     found = first["input"]
     if first["type"] == "extra_forbidden":
