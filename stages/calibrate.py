@@ -20,8 +20,9 @@ from reseed.stage import device, run_stage
 
 
 def calibrate(subject: str, variant: str) -> dict[str, Any]:
-    params, training = load_params(), load_sae_training(subject)
+    params = load_params()
     chosen, options, calibration = params.variant(variant), params.stability, params.calibration
+    training = load_sae_training(subject).at_steps(chosen.steps)
     seeds = params.seeds(chosen)
     check_calibration(calibration, chosen, seeds)
     activations = read_activations(activations_dir(subject, TRAINED))

@@ -15,8 +15,9 @@ from reseed.stage import device, run_stage
 
 
 def certify(subject: str, variant: str) -> dict[str, Any]:
-    params, training = load_params(), load_sae_training(subject)
+    params = load_params()
     chosen, options = params.variant(variant), params.stability
+    training = load_sae_training(subject).at_steps(chosen.steps)
     train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     activations = read_activations(activations_dir(subject, TRAINED))
     path = sae_dir(subject, variant)

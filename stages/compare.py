@@ -16,7 +16,12 @@ def compare(study_file: str, name: str) -> dict[str, Any]:
         for variant in dict.fromkeys(asked.variants)
     }
     table = compare_variants(
-        evidence, asked.baseline, asked.gain, asked.explained_variance_drop, load_params().stability.confidence
+        evidence,
+        asked.baseline,
+        asked.gain,
+        asked.explained_variance_drop,
+        load_params().stability.confidence,
+        asked.l0_tolerance,
     )
     write_json(Path("metrics") / "comparisons" / f"{name}.json", table)
     return {"comparison": asked}

@@ -17,8 +17,9 @@ from reseed.stage import progress, run_stage
 
 
 def stability(subject: str, variant: str, control: str, other_control: str) -> dict[str, Any]:
-    params, training = load_params(), load_sae_training(subject)
+    params = load_params()
     chosen = params.variant(variant)
+    training = load_sae_training(subject).at_steps(chosen.steps)
     train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     options = params.stability
     arms, dimensions, sets, curves, quarantine, recovered = {}, {}, {}, [], {}, None

@@ -13,8 +13,9 @@ from reseed.stage import device, revision, run_stage
 
 
 def train(subject: str, variant: str, arm: str) -> dict[str, Any]:
-    params, training = load_params(), load_sae_training(subject)
+    params = load_params()
     chosen = params.variant(variant)
+    training = load_sae_training(subject).at_steps(chosen.steps)
     seeds = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     source, out = activations_dir(subject, arm), sae_dir(subject, variant, arm)
     activations = read_activations(source)

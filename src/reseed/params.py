@@ -144,6 +144,8 @@ class BaseVariant(Strict):
     d_sae: Count
     seeds: tuple[int, ...] | None = None
     """The seeds of this variant, where they are not those of `train.seeds`: coupled ones come in whole groups."""
+    steps: Count | None = None
+    """Steps at the constant rate that every seed takes, converged or not: for comparisons at equal data and steps."""
     archetypal: Archetypal | None = None
     objectives: Objectives = Objectives()
 
@@ -415,6 +417,8 @@ class Superposition(Strict):
     magnitude_mean: Annotated[float, Field(ge=0)] = 1.0
     magnitude_std: Annotated[float, Field(ge=0)] = 0.0
     """A feature that is on has the magnitude |N(mean, std)|: 0 and 1 give a half-normal one."""
+    noise_std: Annotated[float, Field(ge=0)] = 0.0
+    """Of the normal noise on every dimension of a row."""
     rows: Rows
     seed: int
 
@@ -517,6 +521,14 @@ class SaeTraining(Strict):
                 f"check_every ({self.check_every}) steps"
             )
         return self
+
+    def at_steps(self, steps: int | None) -> Self:
+        """The training in which every seed takes so many steps at the constant rate, and then its decay."""
+        if steps is None:
+            return self
+        steps = math.ceil(steps / self.check_every) * self.check_every
+        wanted = {"min_steps": steps, "max_steps": steps + self.decay_steps(steps)}
+        return type(self).model_validate(self.model_dump() | wanted)
 
     def decay_steps(self, decay_from: int) -> int:
         """Steps of the decay, rounded up to a whole number of checks so that a seed ends on one."""
@@ -779,6 +791,9 @@ class Comparison(Strict):
     variants: tuple[str, str, str, str, str, str, str, str]
     baseline: str
     """The variant that the others are compared with."""
+    l0_tolerance: Positive | None = None
+    """For comparisons at equal L0: a variant whose held-out L0 differs by more, as a share of the baseline's, or whose
+    seeds took another number of steps, is not comparable."""
     explained_variance_drop: Annotated[float, Field(ge=0)]
     """A variant is accepted over the baseline only if its held-out explained variance falls by no more than this."""
     gain: Annotated[float, Field(ge=0)]

@@ -9,7 +9,9 @@ from scipy import stats
 from reseed.stability.variants import compare_variants
 
 
-def evidence(kappas: list[float], explained: float = 0.9, converged: int = 1, p: float = 0.01) -> dict[str, Any]:
+def evidence(
+    kappas: list[float], explained: float = 0.9, converged: int = 1, p: float = 0.01, l0: float = 8.0, steps: int = 100
+) -> dict[str, Any]:
     """A stability.json whose kappa is the mean of these per-seed figures."""
     x = np.array(kappas)
     n = len(x)
@@ -19,6 +21,7 @@ def evidence(kappas: list[float], explained: float = 0.9, converged: int = 1, p:
         "trained": {
             "explained_variance": {"value": explained, "low": explained - 0.01, "high": explained + 0.01},
             "pw_mcc": {"value": 0.5, "converged": converged},
+            "l0": {"value": l0}, "steps": steps,
         },
         "trained - gaussian": {"pw_mcc": {"p": p, "p_floor": 0.008}},
         "records": [
@@ -75,3 +78,17 @@ def test_without_a_kappa_nothing_is_accepted() -> None:
         del one["records"][0][name]
     table = compare_variants({"a": evidence(LOW), "b": one}, "a", 0.0, 0.05, 0.95)
     assert verdict(table, "b") == "not testable"
+
+
+def test_at_equal_l0_another_l0_or_number_of_steps_is_not_comparable() -> None:
+    found = {
+        "plain": evidence(LOW), "denser": evidence(HIGH, l0=8.5), "near": evidence(HIGH, l0=8.3),
+        "longer": evidence(HIGH, steps=200),
+    }  # fmt: skip
+    table = compare_variants(found, "plain", 0.0, 0.05, 0.95, l0_tolerance=0.05)
+    assert table["l0_tolerance"] == 0.05
+    assert [verdict(table, name) for name in ("denser", "near", "longer")] == [
+        "not comparable", "accepted", "not comparable",
+    ]  # fmt: skip
+    free = compare_variants(found, "plain", 0.0, 0.05, 0.95)
+    assert verdict(free, "denser") == verdict(free, "longer") == "accepted"

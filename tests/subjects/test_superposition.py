@@ -80,6 +80,17 @@ def test_firing_correlates_as_the_gaussian_copula_says(correlation: float) -> No
     assert fires.sum(1).mean() == pytest.approx(L0, abs=4 * np.sqrt(spread / TRAIN))
 
 
+def test_noise_is_normal_on_every_dimension_and_leaves_the_codes_alone() -> None:
+    plain, noisy = draw(world()), draw(world(noise_std=0.3))
+    assert torch.equal(plain.codes["train"], noisy.codes["train"])
+    noise = (noisy.rows["train"] - noisy.codes["train"] @ noisy.directions).double()
+    assert noise.std().item() == pytest.approx(0.3, rel=0.01)
+    assert noise.mean().item() == pytest.approx(0, abs=0.003)
+    assert np.abs(np.corrcoef(noise.T.numpy())[~np.eye(D_IN, dtype=bool)]).max() < 5 / np.sqrt(TRAIN)
+    other = (noisy.rows["test"] - noisy.codes["test"] @ noisy.directions)[:100]
+    assert not torch.allclose(other, noise[:100].float())
+
+
 def test_features_of_two_groups_fire_independently_and_of_one_together() -> None:
     fires = on(draw(world(correlation=0.4, groups=4)))
     found = np.corrcoef(fires.T)

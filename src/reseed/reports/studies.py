@@ -55,7 +55,7 @@ def _comparison(content: dict[str, Any]) -> str:
     rows, truth = content["variants"], any("recovery" in row for row in content["variants"].values())
     controls = sorted({key for row in rows.values() for key in row if key.startswith("trained - ")})
     header = [
-        "variant", "L0", "explained variance", "alive", "pw_mcc (null)", "κ",
+        "variant", "L0", "steps", "explained variance", "alive", "pw_mcc (null)", "κ",
         *(["gt_mcc", "recall"] if truth else []),
         *(f"κ less κ of {control.removeprefix('trained - ')} (Holm p, floor)" for control in controls),
         f"κ less κ of {content['baseline']} at {content['corrected_confidence']:.2%} (Holm p)", "verdict",
@@ -64,7 +64,7 @@ def _comparison(content: dict[str, Any]) -> str:
     for name, row in rows.items():
         agreement = row["pw_mcc"]
         cells = [
-            f"`{name}`", f"{row['l0']['value']:.1f}", interval(row["explained_variance"]),
+            f"`{name}`", f"{row['l0']['value']:.2f}", f"{row['steps']}", interval(row["explained_variance"]),
             f"{row['alive_fraction']['value']:.0%}", f"{interval(agreement)} ({agreement['null']:.3f})",
             kappa(agreement),
         ]  # fmt: skip

@@ -63,10 +63,7 @@ class Check:
 
 def four_times_longer(training: SaeTraining, seed_set: SeedSet) -> SaeTraining:
     """The training in which every seed takes four times the constant steps of the slowest one, and then its decay."""
-    steps = 2**DOUBLINGS * max(int(metrics["constant_steps"]) for metrics in seed_set.metrics)
-    return SaeTraining.model_validate(
-        training.model_dump() | {"min_steps": steps, "max_steps": steps + training.decay_steps(steps)}
-    )
+    return training.at_steps(2**DOUBLINGS * max(int(metrics["constant_steps"]) for metrics in seed_set.metrics))
 
 
 def check_same_run(short: SeedSet, long: SeedSet, place: str) -> None:

@@ -12,18 +12,25 @@ from reseed.stability.jackknife import Estimate, combine
 
 STATISTIC = "pw_mcc"
 ACCEPTED, REJECTED, NOT_TESTABLE = "accepted", "not accepted", "not testable"
+NOT_COMPARABLE = "not comparable"
 
 
 def compare_variants(
-    evidence: dict[str, dict[str, Any]], baseline: str, gain: float, drop: float, confidence: float
+    evidence: dict[str, dict[str, Any]],
+    baseline: str,
+    gain: float,
+    drop: float,
+    confidence: float,
+    l0_tolerance: float | None = None,
 ) -> dict[str, Any]:
     """The content of metrics/comparisons/<name>.json from {variant: content of its stability.json}.
 
     A variant is `accepted` over the baseline if its kappa of pw_mcc lies above the baseline's by more than `gain`, by
     the whole interval at the level corrected for the number of variants compared, and its held-out explained variance
     falls by no more than `drop`, by its whole interval; it is `not testable` if one of the two has no kappa or is not
-    converged. p-values are Holm's over the variants (Holm 1979): of the difference to the baseline, by jackknife-t,
-    and of each difference to a control arm, by permutation of seeds.
+    converged. With an `l0_tolerance` it is `not comparable` first, if its held-out L0 differs from the baseline's by a
+    larger share, or if its seeds took another number of steps. p-values are Holm's over the variants (Holm 1979): of
+    the difference to the baseline, by jackknife-t, and of each difference to a control arm, by permutation of seeds.
     """
     others = [name for name in evidence if name != baseline]
     level = 1 - (1 - confidence) / max(1, len(others))
@@ -34,6 +41,8 @@ def compare_variants(
         rows[name]["against_baseline"] = _verdict(
             evidence[name], evidence[baseline], differences[name], adjusted.get(name), gain, drop, confidence
         )
+        if l0_tolerance is not None and not _comparable(evidence[name], evidence[baseline], l0_tolerance):
+            rows[name]["against_baseline"]["verdict"] = NOT_COMPARABLE
     controls = sorted({key for content in evidence.values() for key in content if key.startswith("trained - ")})
     for control in controls:
         tests = {name: content[control][STATISTIC] for name, content in evidence.items() if control in content}
@@ -41,12 +50,18 @@ def compare_variants(
         for name, test in tests.items():
             floor = min(1.0, test["p_floor"] * len(tests))
             rows[name][control] = {**test, "p_holm": corrected[name], "p_holm_floor": floor}
-    return {"baseline": baseline, "corrected_confidence": level, "variants": rows}
+    tolerance = {} if l0_tolerance is None else {"l0_tolerance": l0_tolerance}
+    return {"baseline": baseline, "corrected_confidence": level, **tolerance, "variants": rows}
+
+
+def _comparable(one: dict[str, Any], other: dict[str, Any], l0_tolerance: float) -> bool:
+    a, b = one["trained"], other["trained"]
+    return bool(abs(a["l0"]["value"] / b["l0"]["value"] - 1) <= l0_tolerance and a["steps"] == b["steps"])
 
 
 def _row(content: dict[str, Any]) -> dict[str, Any]:
     trained = content["trained"]
-    kept = ("explained_variance", "l0", "alive_fraction", STATISTIC, "shared_fraction", "recovery")
+    kept = ("steps", "explained_variance", "l0", "alive_fraction", STATISTIC, "shared_fraction", "recovery")
     shape = {name: content[name] for name in ("architecture", "d_sae", "k", "seeds") if name in content}
     return shape | {name: trained[name] for name in kept if name in trained}
 

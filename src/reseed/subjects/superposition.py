@@ -27,13 +27,14 @@ class Drawn:
 
 
 def draw(data: Superposition) -> Drawn:
-    """Draw the splits, float32: row = codes @ directions, of `sae_lens.synthetic` and of `data` alone.
+    """Draw the splits, float32: row = codes @ directions + noise, of `sae_lens.synthetic` and of `data` alone.
 
     The splits are independent draws. A feature that is on has the magnitude |magnitude_mean + magnitude_std * normal|.
     """
     directions = _directions(data)
     codes = {split: _codes(data, getattr(data.rows, split), split) for split in SPLITS}
-    return Drawn(directions, codes, {split: code @ directions for split, code in codes.items()})
+    rows = {split: code @ directions + _noise(data, len(code), split) for split, code in codes.items()}
+    return Drawn(directions, codes, rows)
 
 
 def features_sha256(directions: Tensor) -> str:
@@ -58,6 +59,11 @@ def _codes(data: Superposition, rows: int, split: str) -> Tensor:
         on = _exactly(data, rows) if data.exactly else _firing(data).sample(rows) > 0
         magnitudes = (data.magnitude_mean + data.magnitude_std * torch.randn(on.shape)).abs()
     return torch.where(on, magnitudes, 0)
+
+
+def _noise(data: Superposition, rows: int, split: str) -> Tensor:
+    random = torch.Generator().manual_seed(derive_seed("superposition", data.seed, split, "noise"))
+    return data.noise_std * torch.randn(rows, data.d_in, generator=random)
 
 
 def _exactly(data: Superposition, rows: int) -> Tensor:
