@@ -117,3 +117,13 @@ def test_numbers_that_hydra_writes_without_a_dot_are_numbers(tmp_path: Path) -> 
     path = edited("params.yaml", "stability.plateau_tolerance", 0.03, tmp_path)
     path.write_text(path.read_text().replace("plateau_tolerance: 0.03", "plateau_tolerance: 3e-2"))
     assert load_params(path).stability.plateau_tolerance == 0.03
+
+
+def test_a_variant_of_so_many_steps_takes_them_whatever_converges() -> None:
+    training = load_subject("modular", ROOT / "subjects").sae
+    asked = training.at_steps(5000)
+    assert (asked.min_steps, asked.last_constant_step) == (5000, 5000)
+    assert asked.max_steps == 5000 + 1300  # a quarter, in whole checks of 100 steps
+    assert training.at_steps(4901).last_constant_step == 5000
+    assert training.at_steps(None) is training
+    assert asked.lr == training.lr
