@@ -114,6 +114,18 @@ def test_every_architecture_survives_the_way_through_saelens(
     planted_faults(sae, variant, rows, tmp_path, monkeypatch)
 
 
+def test_an_sae_of_a_pair_of_hook_points_is_that_of_the_first(
+    pairs: Activations, sae_training: SaeTraining, tolerance: Convergence, tmp_path: Path
+) -> None:
+    variant, training = case("topk"), shortened(sae_training, 40)
+    for name, rows in (("pair", pairs), ("first", pairs.without_target())):
+        sae = train_saes(variant, training, train_of((0,), tolerance), rows, CPU)[0]
+        write_sae(sae, variant, rows, SHA, tmp_path / name)
+    assert pairs.has("target")
+    for file in ("sae_weights.safetensors", "metrics.json"):
+        assert (tmp_path / "pair" / file).read_bytes() == (tmp_path / "first" / file).read_bytes()
+
+
 def planted_faults(
     sae: TrainedSae, variant: Variant, rows: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -331,7 +331,6 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("topk", {}, "layers", "architecture: found 'topk' on activations of 3 hook point(s), allowed: "),
     ("transcoder", {}, "activations", "architecture: found 'transcoder' on activations without a target, allowed: "),
     ("skip_transcoder", {}, "activations", "architecture: found 'skip_transcoder' on activations without a target"),
-    ("topk", {}, "pairs", "architecture: found 'topk' on activations with a target, allowed: a transcoder on a pair"),
     ("topk", {"temporal_smoothness": 1.0}, "activations", "temporal_smoothness: the activations have no `sequence`"),
     ("topk", {"probe_guidance": 1.0}, "activations", "probe_guidance: the activations have no labels, allowed: rows"),
     (

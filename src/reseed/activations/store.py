@@ -97,6 +97,14 @@ class Activations:
     def rows(self, split: str, name: str = "activations") -> Rows:
         return Rows([shard[name] for shard in self.shards[split]])
 
+    def without_target(self) -> Activations:
+        """The same rows as an SAE of the first hook point sees them."""
+        shards = {
+            split: [{name: tensor for name, tensor in shard.items() if name != "target"} for shard in files]
+            for split, files in self.shards.items()
+        }
+        return Activations(shards, self.index)
+
     @cached_property
     def splits(self) -> dict[str, Tensor]:
         """The activations of each split as one tensor (in memory where several shards hold it)."""

@@ -41,6 +41,7 @@ from reseed.saes.registered import (
     RouteSAEConfig,
     prefix,
 )
+from reseed.saes.rows import seen_by
 from reseed.saes.run import TrainedSae
 
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -75,7 +76,7 @@ def write_sae(sae: TrainedSae, variant: Variant, activations: Activations, activ
         "steps": sae.steps,
         "constant_steps": sae.constant_steps,
         "cosine_to_init": sae.cosine_to_init,
-        **evaluate(loaded, activations),
+        **evaluate(loaded, seen_by(variant, activations)),
     }
     if sae.loss_fall == sae.loss_fall:  # not NaN: the rule looked at least once
         metrics |= {"loss_fall": sae.loss_fall, "cosine_change": sae.cosine_change}

@@ -41,10 +41,10 @@ def check_objectives(variant: BaseVariant, training: SaeTraining, feed: Feed, se
             f"architecture: found {name!r} on activations of {feed.n_layers} hook point(s), allowed: routesae on "
             "several, any other on one"
         )
-    if isinstance(variant, Transcoder | SkipTranscoder) != (feed.targets is not None):
+    if isinstance(variant, Transcoder | SkipTranscoder) and feed.targets is None:
         raise ReseedError(
-            f"architecture: found {name!r} on activations {'with' if feed.targets is not None else 'without'} a "
-            "target, allowed: a transcoder on a pair of hook points, any other on one"
+            f"architecture: found {name!r} on activations without a target, allowed: a transcoder on a pair of hook "
+            "points (capture.hook_name_out)"
         )
     if wanted.temporal_smoothness and feed.sequence is None:
         raise ReseedError(

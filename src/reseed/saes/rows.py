@@ -12,6 +12,7 @@ from torch import Tensor
 
 from reseed.activations.store import Activations, Rows
 from reseed.artifacts import generator
+from reseed.params import SkipTranscoder, Transcoder, Variant
 from reseed.saes.architectures import Batch
 
 BLOCK_ROWS = 8192
@@ -109,6 +110,11 @@ class Order:
         spread = spread[spread < self.rows]
         windows = spread.split(self.buffer_rows)
         return torch.cat([window[torch.randperm(len(window), generator=self.generator)] for window in windows])
+
+
+def seen_by(variant: Variant, activations: Activations) -> Activations:
+    """Of a pair of hook points a transcoder sees both; any other SAE reads the first, and reconstructs it."""
+    return activations if isinstance(variant, Transcoder | SkipTranscoder) else activations.without_target()
 
 
 class Feed:

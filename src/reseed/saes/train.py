@@ -18,7 +18,7 @@ from reseed.saes.checkpoint import Fingerprint, load_checkpoint, remove_checkpoi
 from reseed.saes.checks import check_trainable
 from reseed.saes.convergence import judge
 from reseed.saes.objectives import add_objectives, check_objectives, refresh_partners
-from reseed.saes.rows import BLOCK_ROWS, Feed, Order, Scale
+from reseed.saes.rows import BLOCK_ROWS, Feed, Order, Scale, seen_by
 from reseed.saes.run import Member, Run, TrainedSae
 from reseed.saes.step import gradients_of, resample, take_step
 from reseed.stage import progress
@@ -47,6 +47,7 @@ def train_saes(
     every `checkpoint_every` steps, continued from there, and the file removed at the end. `log` gets every check.
     Raises ReseedError for what cannot be trained, and for a checkpoint of another run.
     """
+    activations = seen_by(variant, activations)
     check_trainable(variant, training, activations, ks)
     feed = Feed(activations, training.centre, device)
     check_objectives(variant, training, feed, train.seeds)
@@ -290,7 +291,7 @@ def initial_weights(
     variant: Variant, training: SaeTraining, train: Train, seed: int, activations: Activations
 ) -> dict[str, Tensor]:
     """The weights that `seed` trained from, as an SAE for raw activations (a threshold calibrated as at the end)."""
-    feed = Feed(activations, training.centre, torch.device("cpu"))
+    feed = Feed(seen_by(variant, activations), training.centre, torch.device("cpu"))
     architecture = architecture_of(variant, training, feed)
     one = architecture.initialise([_init_key(train, seed)], ks_of(variant, None), feed.written)
     architecture.calibrate(one, feed.calibration)

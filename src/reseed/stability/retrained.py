@@ -10,6 +10,7 @@ from reseed.activations.store import Activations
 from reseed.matching import unit_rows
 from reseed.params import Matryoshka, Variant
 from reseed.saes.export import as_saelens, evaluate
+from reseed.saes.rows import seen_by
 from reseed.saes.run import Snapshot, TrainedSae
 from reseed.stability.dictionaries import Dictionary, SeedSet
 
@@ -54,5 +55,5 @@ def _metrics(sae: TrainedSae, variant: Variant, activations: Activations) -> dic
         "steps": sae.steps,
         "constant_steps": sae.constant_steps,
         "cosine_to_init": sae.cosine_to_init,
-        **evaluate(lens, activations),
+        **evaluate(lens, seen_by(variant, activations)),
     }
