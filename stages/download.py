@@ -3,12 +3,18 @@
 from typing import Any
 
 from reseed.artifacts import raw_dir, writing
-from reseed.params import load_subject
+from reseed.params import is_language, load_language, load_subject
 from reseed.stage import run_stage
+from reseed.subjects.corpora import write_corpus
 from reseed.subjects.modular import write_raw
 
 
 def download(subject: str) -> dict[str, Any]:
+    if is_language(subject):
+        data = load_language(subject).data
+        with writing(raw_dir(subject)) as path:
+            source = write_corpus(data, path)
+        return {"data": data, "source": source}
     config = load_subject(subject)
     with writing(raw_dir(subject)) as path:
         write_raw(config.data, path)
