@@ -1,17 +1,52 @@
-"""model: train the subject's transformer until it generalises, and refuse one that reads its answer off the input."""
+"""model: train the subject's transformer, or fetch its pretrained one, and refuse one that reads what it predicts."""
 
 from typing import Any
 
-from reseed.artifacts import generator, lm_dir, tokens_dir, write_csv, writing
+from transformer_lens import HookedTransformer
+
+from reseed.artifacts import generator, lm_dir, tokens_dir, write_csv, write_json, writing
 from reseed.models.checks import check_leak
+from reseed.models.gpt import check_learned, language_facts, pretrain
+from reseed.models.language import load_language_model, store_checkpoint
 from reseed.models.train import evaluate, train_transformer
 from reseed.models.transformer import build_transformer, save_transformer
-from reseed.params import SPLITS, load_params, load_subject
+from reseed.params import SPLITS, TRAINED, Gpt, is_language, load_language, load_params, load_subject
 from reseed.stage import device, run_stage
+from reseed.text.sequences import read_sequences
 from reseed.text.tokens import read_tokens
+
+SEQUENCES_OF_A_FETCHED_MODEL = 256
+"""Held-out sequences a split that measure a model which was not trained here: it may be a thousand times larger."""
 
 
 def model(subject: str) -> dict[str, Any]:
+    return _language(subject) if is_language(subject) else _addition(subject)
+
+
+def _language(subject: str) -> dict[str, Any]:
+    config = load_language(subject)
+    sequences, machine = read_sequences(tokens_dir(subject)), device(load_params().compute)
+    with writing(lm_dir(subject)) as path:
+        path.mkdir()
+        if isinstance(config.model, Gpt):
+            transformer = build_transformer(config.model, sequences.vocabulary, sequences.n_ctx, subject)
+            curve = pretrain(transformer, sequences, config.model.training, machine)
+            facts = language_facts(transformer, sequences, machine)
+            check_learned(facts, config.model)
+            save_transformer(transformer, config.model, path, facts | {"steps": int(curve[-1]["step"])})
+            write_csv(path / "training.csv", curve)
+        else:
+            store_checkpoint(config.model, path)
+            loaded = load_language_model(config.model, path, TRAINED, sequences, subject)
+            if isinstance(loaded, HookedTransformer):
+                facts = language_facts(loaded, sequences, machine, SEQUENCES_OF_A_FETCHED_MODEL)
+            else:  # an encoder sees every token: it has no loss of the next one
+                facts = {"parameters": sum(parameter.numel() for parameter in loaded.parameters())}
+            write_json(path / "metrics.json", facts)
+    return {"model": config.model}
+
+
+def _addition(subject: str) -> dict[str, Any]:
     config = load_subject(subject)
     tokens = read_tokens(tokens_dir(subject))
     transformer = build_transformer(config.model, tokens.vocabulary, tokens.n_ctx, subject)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 
 import torch
@@ -10,18 +9,12 @@ from torch import Tensor
 from transformer_lens import HookedTransformer
 
 from reseed import ReseedError
+from reseed.models.transformer import check_hook
 from reseed.params import SPLITS, Capture
 from reseed.stage import progress
 from reseed.text.tokens import Tokens
 
 SEQUENCES_PER_BATCH = 2048
-
-
-def check_hook(transformer: HookedTransformer, hook_name: str) -> None:
-    """Raise ReseedError unless the model has this hook point, naming the nearest that it has."""
-    if hook_name not in transformer.hook_dict:
-        near = ", ".join(difflib.get_close_matches(hook_name, transformer.hook_dict, n=3, cutoff=0)) or "none"
-        raise ReseedError(f"capture.hook_name: found {hook_name!r}, which the model does not have; nearest: {near}")
 
 
 def check_capture(options: Capture, tokens: Tokens) -> None:

@@ -1,4 +1,4 @@
-"""Does the model compute its answer from the operands, or does it read it off the input?"""
+"""Does the model compute its answer, or does it read it off the input?"""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from transformer_lens import HookedTransformer
 from reseed import ReseedError
 
 MIN_OPERAND_SENSITIVITY = 0.9
+MIN_TEXT_LOSS = 0.2
+"""Nats a token; the best models need more than 1 on text that they have not seen."""
+MAX_LATER_EFFECT = 1e-4
+"""Rounding: float32 sums of other numbers, all of them multiplied by zero, come out in another last digit."""
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,38 @@ def check_leak(
             f"predictions, allowed: at least {MIN_OPERAND_SENSITIVITY:.0%}"
         )
     return found
+
+
+def check_plausible(loss: float, split: str) -> None:
+    """Raise ReseedError if the held-out loss (nats a token) is lower than natural text allows: the model reads it."""
+    if loss < MIN_TEXT_LOSS:
+        raise ReseedError(
+            f"label leak: the loss on {split} is {loss:.3f} nats a token, allowed: at least {MIN_TEXT_LOSS}; the model "
+            "reads the tokens that it predicts, or was trained on them"
+        )
+
+
+@torch.no_grad()
+def check_causal(transformer: HookedTransformer, sequences: Tensor, random: torch.Generator) -> float:
+    """The largest change of a logit, over the largest logit, when only tokens behind it change: 0 in a causal model.
+
+    Every sequence [rows, n_ctx] is cut at a random place and gets other tokens of the text behind it.
+    Raises ReseedError if the change is more than rounding.
+    """
+    rows, length = sequences.shape
+    worst = 0.0
+    for row in range(rows):
+        cut = int(torch.randint(1, length, (), generator=random))
+        whole = sequences[row : row + 1]
+        drawn = torch.randint(sequences.numel(), (length - cut,), generator=random).to(sequences.device)
+        other = whole.clone()
+        other[0, cut:] = sequences.flatten()[drawn]
+        other[0, cut] = (whole[0, cut] + 1) % transformer.cfg.d_vocab  # at least one token is another
+        before, after = (transformer(x, prepend_bos=False)[:, :cut] for x in (whole, other))
+        worst = max(worst, ((before - after).abs().max() / before.abs().max()).item())
+    if worst > MAX_LATER_EFFECT:
+        raise ReseedError(
+            f"label leak: changing later tokens changes earlier logits by {worst:.2g} of the largest, allowed: at most "
+            f"{MAX_LATER_EFFECT:g}; the model reads the tokens that it predicts"
+        )
+    return worst

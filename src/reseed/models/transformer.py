@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens import HookedEncoder, HookedTransformer, HookedTransformerConfig
 
 from reseed import ReseedError
 from reseed.artifacts import check_sha256, derive_seed, read_json, read_tensors, sha256, write_json, write_tensors
-from reseed.params import Model
+from reseed.params import Gpt, Model
 
 
-def build_transformer(model: Model, vocabulary: int, n_ctx: int, name: str) -> HookedTransformer:
+def build_transformer(model: Model | Gpt, vocabulary: int, n_ctx: int, name: str) -> HookedTransformer:
     """An untrained transformer on the CPU, initialised from `model.training.seed`; the global generator stays put."""
     config = HookedTransformerConfig(
         n_layers=model.n_layers,
@@ -35,11 +36,11 @@ def build_transformer(model: Model, vocabulary: int, n_ctx: int, name: str) -> H
         return HookedTransformer(config)
 
 
-def save_transformer(transformer: HookedTransformer, model: Model, path: Path, facts: dict[str, Any]) -> None:
+def save_transformer(transformer: HookedTransformer, model: Model | Gpt, path: Path, facts: dict[str, Any]) -> None:
     """Write cfg.json, model.safetensors and metrics.json (`facts`) into the directory `path`."""
     weights = path / "model.safetensors"
     write_tensors(weights, dict(transformer.named_parameters()))
-    architecture = model.model_dump(exclude={"training"}, exclude_none=True)
+    architecture = model.model_dump(exclude={"training", "kind"}, exclude_none=True)
     vocabulary, n_ctx = transformer.cfg.d_vocab, transformer.cfg.n_ctx
     write_json(
         path / "cfg.json",
@@ -48,7 +49,7 @@ def save_transformer(transformer: HookedTransformer, model: Model, path: Path, f
     write_json(path / "metrics.json", facts)
 
 
-def load_transformer(model: Model, path: Path, name: str) -> HookedTransformer:
+def load_transformer(model: Model | Gpt, path: Path, name: str) -> HookedTransformer:
     """The trained transformer of `path`; raises ReseedError if its weights are not those that cfg.json promises."""
     config = read_json(path / "cfg.json")
     transformer = build_transformer(model, config["vocabulary"], config["n_ctx"], name)
@@ -61,7 +62,14 @@ def load_transformer(model: Model, path: Path, name: str) -> HookedTransformer:
     return transformer.eval()
 
 
-def weights_sha256(transformer: HookedTransformer) -> str:
+def check_hook(transformer: HookedTransformer | HookedEncoder, hook_name: str) -> None:
+    """Raise ReseedError unless the model has this hook point, naming the nearest that it has."""
+    if hook_name not in transformer.hook_dict:
+        near = ", ".join(difflib.get_close_matches(hook_name, transformer.hook_dict, n=3, cutoff=0)) or "none"
+        raise ReseedError(f"capture.hook_name: found {hook_name!r}, which the model does not have; nearest: {near}")
+
+
+def weights_sha256(transformer: HookedTransformer | HookedEncoder) -> str:
     """The hash of a transformer's parameters, by which activations and SAEs name the model that made them."""
     digest = hashlib.sha256()
     for name, parameter in sorted(transformer.named_parameters()):
