@@ -3,23 +3,25 @@
 from dataclasses import replace
 from typing import Any
 
-from reseed.activations.gaussian import gaussian_like
-from reseed.activations.store import provenance_of, read_activations, write_activations
+from reseed.activations.gaussian import gaussian_rows
+from reseed.activations.store import new_index, provenance_of, read_activations
+from reseed.activations.writer import ActivationWriter
 from reseed.artifacts import activations_dir, writing
-from reseed.params import GAUSSIAN, SPLITS, TRAINED
+from reseed.params import GAUSSIAN, TRAINED
 from reseed.stage import run_stage
 
 
 def gaussian(subject: str) -> dict[str, Any]:
     trained = read_activations(activations_dir(subject, TRAINED))
-    noise = gaussian_like(trained)
     made_of = replace(
         provenance_of(trained), arm=GAUSSIAN, generator="Gaussian of the mean and covariance of the trained arm"
     )
-    targets = noise.get("target")
-    beside = {split: {"target": targets[split]} for split in SPLITS} if targets else None
-    with writing(activations_dir(subject, GAUSSIAN)) as path:
-        write_activations(noise["activations"], made_of, str(trained.index["dtype"]), path, beside)
+    most = max(shard["rows"] for shard in trained.index["splits"]["train"]["shards"])
+    index, dtype = new_index(made_of, activations_dir(subject, GAUSSIAN)), str(trained.index["dtype"])
+    with writing(activations_dir(subject, GAUSSIAN)) as path, ActivationWriter(path, index, dtype, most) as writer:
+        for split, block in gaussian_rows(trained):
+            writer.append(split, block.pop("activations"), block)
+        writer.finish()
     return {}
 
 

@@ -2,11 +2,23 @@
 
 from pathlib import Path
 
+import pytest
 import torch
+from torch import Tensor
 
-from reseed.activations.gaussian import gaussian_like
+from reseed.activations import gaussian
+from reseed.activations.gaussian import gaussian_rows
 from reseed.activations.store import Activations, provenance_of, read_activations, write_activations
 from tests.conftest import planted_rows, provenance, unit
+
+
+def gaussian_like(activations: Activations) -> dict[str, dict[str, Tensor]]:
+    """{name: {split: all its noise}}."""
+    made: dict[str, dict[str, list[Tensor]]] = {}
+    for split, block in gaussian_rows(activations):
+        for name, rows in block.items():
+            made.setdefault(name, {}).setdefault(split, []).append(rows)
+    return {name: {split: torch.cat(blocks) for split, blocks in splits.items()} for name, splits in made.items()}
 
 
 def test_it_has_mean_and_covariance_of_the_training_rows_and_is_gaussian(activations: Activations) -> None:
@@ -39,3 +51,26 @@ def test_targets_keep_their_covariance_with_the_rows(tmp_path: Path) -> None:
 
 def test_where_rows_come_from_is_read_back_from_their_index(activations: Activations) -> None:
     assert provenance_of(activations) == provenance()
+
+
+def test_several_shards_with_documents_give_noise_of_the_same_moments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"train": 4000, "validation": 50, "test": 50}
+    splits = {split: planted_rows(n, unit(24, 16), k=2, seed=i) + 5 for i, (split, n) in enumerate(sizes.items())}
+    beside = {
+        split: {"target": rows[:, :3], "sequence": torch.arange(len(rows)) // 9, "labels": torch.zeros(len(rows))}
+        for split, rows in splits.items()
+    }
+    write_activations(splits, provenance(), "float32", tmp_path / "a", beside, rows_per_shard=700)
+    monkeypatch.setattr(gaussian, "MOMENT_ELEMENTS", 19 * 256)
+    blocks = list(gaussian_rows(read_activations(tmp_path / "a")))
+    assert max(len(block["activations"]) for _, block in blocks) == 256
+    noise = gaussian_like(read_activations(tmp_path / "a"))
+    assert noise.keys() == {"activations", "target"}
+    assert {split: len(rows) for split, rows in noise["target"].items()} == sizes
+    found, real = noise["activations"]["train"].double(), splits["train"].double()
+    assert (found.mean(0) - real.mean(0)).abs().max() < 0.06 * real.std(0).max()
+    assert (torch.cov(found.T) - torch.cov(real.T)).abs().max() < 0.06 * real.var(0).max()
+    # the target is a part of the rows, and so it is in the noise
+    assert torch.allclose(noise["target"]["train"], noise["activations"]["train"][:, :3], atol=1e-4)

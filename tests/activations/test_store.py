@@ -9,8 +9,8 @@ from reseed import ReseedError
 from reseed.activations.store import (
     Activations,
     Provenance,
+    Rows,
     Truth,
-    participation_ratio,
     read_activations,
     read_truth,
     write_activations,
@@ -49,6 +49,18 @@ def test_several_shards_read_back_as_one(activations: Activations, tmp_path: Pat
     assert all(again.splits[split].equal(rows) for split, rows in activations.splits.items())
     chosen = torch.tensor([4095, 0, 999, 1000, 2500, 0])
     assert again.rows("train").take(chosen).equal(activations.splits["train"][chosen])
+    with pytest.raises(IndexError, match="rows -1 to 4096 of 4096"):
+        again.rows("train").take(torch.tensor([4096, -1]))
+    assert again.rows("train").take(chosen[:0]).shape == (0, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8, torch.int32, torch.int64])
+@pytest.mark.parametrize("shape", [(), (5,), (3, 2)])
+def test_rows_of_every_dtype_and_shape_are_taken_bit_for_bit(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    whole = (100 * torch.randn(50, *shape, generator=torch.Generator().manual_seed(0))).to(dtype)
+    chosen = torch.randint(0, 50, (200,), generator=torch.Generator().manual_seed(1))
+    assert Rows(list(whole.split(13))).take(chosen).equal(whole[chosen])
+    assert Rows([whole]).take(chosen).equal(whole[chosen])
 
 
 def test_bfloat16_is_kept_and_an_overflow_of_float16_is_refused(tmp_path: Path) -> None:
@@ -80,11 +92,6 @@ def test_a_truncated_or_edited_shard_is_refused(activations: Activations, tmp_pa
         shard.write_bytes(wrong)
         with pytest.raises(ReseedError, match=r"test-00000\.safetensors: its sha256 is .* truncated or edited"):
             read_activations(tmp_path / "a")
-
-
-def test_participation_ratio_closed_forms() -> None:
-    assert participation_ratio(torch.ones(7)) == pytest.approx(7)
-    assert participation_ratio(torch.tensor([3.0, 0, 0])) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

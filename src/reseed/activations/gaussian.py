@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from reseed.activations.store import Activations
+from reseed.activations.writer import MOMENT_ELEMENTS, Moments
 from reseed.artifacts import generator
 
 NAMES = ("activations", "target")
 
 
-def gaussian_like(activations: Activations) -> dict[str, dict[str, Tensor]]:
-    """{"activations" (and "target" where there is one): {split: noise}}, each of the shape of what it stands for.
+def gaussian_rows(activations: Activations) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Blocks (split, {"activations" (and "target" where there is one): noise}), as many rows as stand in each split.
 
     Rows are independent draws of the Gaussian with mean and covariance of the training rows (of rows and targets, or
-    of several hook points, jointly): what SAEs agree on here follows from second moments alone.
+    of several hook points, jointly): what SAEs agree on here follows from second moments alone. Rows are read and drawn
+    a block at a time.
     """
     names = [name for name in NAMES if activations.has(name)]
-    parts = {split: [activations.rows(split, name).whole() for name in names] for split in activations.shards}
-    train = torch.cat([part.double().flatten(1) for part in parts["train"]], dim=1)
-    mean = train.mean(0)
-    values, vectors = torch.linalg.eigh((train - mean).T @ (train - mean) / len(train))
+    shapes = [activations.rows("train", name).shape[1:] for name in names]
+    widths = [torch.Size(shape).numel() for shape in shapes]
+    size = max(1, MOMENT_ELEMENTS // sum(widths))
+    moments = Moments(sum(widths))
+    for shard in activations.shards["train"]:
+        for parts in zip(*(shard[name].split(size) for name in names), strict=True):
+            moments.add(torch.cat([part.double().flatten(1) for part in parts], dim=1))
+    values, vectors = torch.linalg.eigh(moments.covariance)
     root = vectors * values.clamp(min=0).sqrt()
-    made: dict[str, dict[str, Tensor]] = {name: {} for name in names}
-    for split, real in parts.items():
+    for split in activations.shards:
         random = generator("gaussian", activations.index["subject"], split)
-        noise = torch.randn(len(real[0]), len(root), dtype=torch.float64, generator=random)
-        drawn = (mean + noise @ root.T).float().split([part[0].numel() for part in real], dim=1)
-        for name, part, shape in zip(names, drawn, (part.shape for part in real), strict=True):
-            made[name][split] = part.reshape(shape).contiguous()
-    return made
+        left = len(activations.rows(split))
+        while left:
+            n = min(left, size)
+            noise = torch.randn(n, len(root), dtype=torch.float64, generator=random)
+            drawn = (moments.mean + noise @ root.T).float().split(widths, dim=1)
+            yield split, {name: d.reshape(n, *s).contiguous() for name, d, s in zip(names, drawn, shapes, strict=True)}
+            left -= n

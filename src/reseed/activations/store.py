@@ -7,24 +7,27 @@ one sequence follow each other) and `labels` [rows] (a class, -1 where there is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from reseed import ReseedError
-from reseed.artifacts import check_sha256, read_json, read_tensors, sha256, write_json, write_tensors
+from reseed.activations.writer import ROWS_PER_SHARD, ActivationWriter
+from reseed.artifacts import check_sha256, read_json, read_tensors, sha256, write_tensors
 from reseed.params import SPLITS
 
-ROWS_PER_SHARD = 1 << 18
 SYNTHETIC_HOOK = "synthetic"
 """The hook point of rows that no model made."""
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 FEATURES_FILE = "features.safetensors"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -66,18 +69,32 @@ class Rows:
         return (len(self), *self.blocks[0].shape[1:])
 
     def take(self, indices: Tensor) -> Tensor:
-        """The rows at `indices` [n], in that order."""
-        if len(self.blocks) == 1:
-            return self.blocks[0][indices]
-        block = torch.bucketize(indices, self.starts[1:], right=True)
+        """The rows at `indices` [n], in that order; raises IndexError for one outside the rows."""
+        if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= len(self)):
+            raise IndexError(f"rows {int(indices.min())} to {int(indices.max())} of {len(self)}")
         taken = self.blocks[0].new_empty((len(indices), *self.shape[1:]))
-        for i in block.unique().tolist():
-            chosen = (block == i).nonzero()[:, 0]
-            taken[chosen] = self.blocks[i][indices[chosen] - self.starts[i]]
+        into, wanted = _as_bits(taken), indices.numpy()
+        shard = torch.bucketize(indices, self.starts[1:], right=True).numpy()
+        for i in np.unique(shard).tolist():
+            _gather(_as_bits(self.blocks[i]), wanted, int(self.starts[i]), np.flatnonzero(shard == i), into)
         return taken
 
     def whole(self) -> Tensor:
         return self.blocks[0] if len(self.blocks) == 1 else torch.cat(self.blocks)
+
+
+def _as_bits(rows: Tensor) -> Any:
+    """The rows as numpy integers [rows, d] in the same memory: numba knows neither bfloat16 nor float16."""
+    return rows.reshape(len(rows), math.prod(rows.shape[1:])).view(BITS[rows.element_size()]).numpy()
+
+
+@njit(cache=True, nogil=True)
+def _gather(block: Any, wanted: Any, start: int, places: Any, into: Any) -> None:
+    """into[p] = block[wanted[p] - start] for p in places: one copy, where torch's indexing would make two slow ones."""
+    for p in places:
+        row = wanted[p] - start
+        for j in range(into.shape[1]):
+            into[p, j] = block[row, j]
 
 
 @dataclass(frozen=True)
@@ -128,60 +145,31 @@ def write_activations(
     Raises ReseedError for non-finite values, an overflow of the chosen dtype, rows of a hook point that no forward pass
     made (or of the hook "synthetic" that one made), or training rows that do not vary.
     """
+    index = new_index(provenance, path) | ({"quarantine": quarantine} if quarantine else {})
+    with ActivationWriter(path, index, dtype, rows_per_shard) as writer:
+        for split in SPLITS:
+            writer.append(split, splits[split], (beside or {}).get(split))
+        if truth:
+            writer.index |= _write_truth(truth, path)
+        writer.finish()
+
+
+def new_index(provenance: Provenance, path: Path) -> dict[str, Any]:
+    """What the index in `path` will say of what made the rows.
+
+    Raises ReseedError for rows of a hook point that no forward pass made (or of the hook "synthetic" that one made).
+    """
     _check_generator(provenance, path)
-    path.mkdir(parents=True)
-    entries: dict[str, Any] = {}
-    for split in SPLITS:
-        rows = splits[split]
-        if not rows.isfinite().all():
-            raise ReseedError(f"{path}: split {split!r} holds NaN or infinite activations, allowed: finite numbers")
-        stored = rows.to(DTYPES[dtype])
-        if not stored.isfinite().all():
-            largest = rows.abs().max().item()
-            raise ReseedError(
-                f"{path}: an activation of {largest:.4g} overflows {dtype}; set capture.dtype to bfloat16"
-            )
-        shards = []
-        others = (beside or {}).get(split, {})
-        for name, other in others.items():
-            if len(other) != len(rows):
-                raise ReseedError(f"{path}: split {split!r} has {len(rows)} rows, its {name!r} has {len(other)}")
-        for i, block in enumerate(stored.split(rows_per_shard)):
-            file = path / f"{split}-{i:05d}.safetensors"
-            here = slice(i * rows_per_shard, i * rows_per_shard + len(block))
-            write_tensors(file, {"activations": block} | {name: other[here] for name, other in others.items()})
-            shards.append({"file": file.name, "rows": len(block), "sha256": sha256(file)})
-        entries[split] = {"rows": len(rows), "shards": shards}
-    train = splits["train"].double().flatten(0, -2)
-    mean = train.mean(0)
-    spectrum = torch.linalg.eigvalsh((train - mean).T @ (train - mean) / len(train)).clamp(min=0)
-    if spectrum.sum() <= 1e-12 * train.square().sum(1).mean():
-        raise ReseedError(f"{path}: the training activations are constant; check capture.hook_name and positions")
-    share = spectrum[spectrum > 0] / spectrum.sum()
-    write_json(
-        path / "index.json",
-        {
-            "subject": provenance.subject,
-            "arm": provenance.arm,
-            "hook_name": provenance.hook_name,
-            "positions": provenance.positions,
-            "generator": provenance.generator,
-            "model_sha256": provenance.model_sha256,
-            "tokens_sha256": provenance.tokens_sha256,
-            "dtype": dtype,
-            "d_in": train.shape[1],
-            "mean": mean.tolist(),
-            "mean_norm": train.norm(dim=1).mean().item(),
-            "variance": spectrum.sum().item(),
-            # both count dimensions: exp of the spectrum's entropy, and the participation ratio (tr S)^2 / tr S^2
-            "effective_rank": torch.exp(-(share * share.log()).sum()).item(),
-            "effective_dimension": participation_ratio(spectrum),
-            "splits": entries,
-        }
-        | ({"hook_name_out": provenance.hook_name_out} if provenance.hook_name_out else {})
-        | ({"quarantine": quarantine} if quarantine else {})
-        | (_write_truth(truth, path) if truth else {}),
-    )
+    index = {
+        "subject": provenance.subject,
+        "arm": provenance.arm,
+        "hook_name": provenance.hook_name,
+        "positions": provenance.positions,
+        "generator": provenance.generator,
+        "model_sha256": provenance.model_sha256,
+        "tokens_sha256": provenance.tokens_sha256,
+    }
+    return index | ({"hook_name_out": provenance.hook_name_out} if provenance.hook_name_out else {})
 
 
 def _check_generator(provenance: Provenance, path: Path) -> None:
@@ -239,8 +227,3 @@ def provenance_of(activations: Activations) -> Provenance:
         tokens_sha256=index["tokens_sha256"],
         hook_name_out=index.get("hook_name_out"),
     )
-
-
-def participation_ratio(spectrum: Tensor) -> float:
-    """Effective dimension (tr S)^2 / tr S^2 of a covariance with these eigenvalues [d]."""
-    return (spectrum.sum().square() / spectrum.square().sum()).item()

@@ -1,0 +1,126 @@
+"""What a capture costs beyond the forward pass that it reads: plain, hooked, and hooked and written, on real batches.
+
+The figures are of this machine and this moment: they are printed and go to the run facts, never into an artefact.
+"""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from reseed.activations.language import Hooked, Reader, TextBatch, text_batches
+from reseed.activations.writer import ActivationWriter
+from reseed.params import LanguageCapture
+from reseed.text.sequences import Sequences
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Tokens a second of each way (medians), overheads over the plain pass in percent, peak memory in MB.
+
+    An overhead is the median of those of the rounds, in each of which the three ways follow each other. Memory is that
+    of the whole process, on a GPU what torch has allocated there; it holds whatever ran before.
+    """
+
+    plain: float
+    hooked: float
+    written: float
+    hooked_overhead: float
+    written_overhead: float
+    plain_memory: float
+    written_memory: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.plain:.0f} tokens/s plain, {self.hooked:.0f} hooked ({self.hooked_overhead:+.1f} %), "
+            f"{self.written:.0f} hooked and written ({self.written_overhead:+.1f} %); peak memory "
+            f"{self.plain_memory:.0f} MB plain, {self.written_memory:.0f} MB written"
+        )
+
+    @property
+    def facts(self) -> dict[str, float]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def validate_capture(
+    model: Hooked,
+    sequences: Sequences,
+    options: LanguageCapture,
+    device: torch.device,
+    batches: int = 1,
+    rounds: int = ROUNDS,
+) -> Validation:
+    """Time the three ways on the first batches of the training tokens, one after the other in every round."""
+    reader = Reader(model, options, device)
+    chosen = list(islice(text_batches(sequences, "train", options), batches))
+    tokens = sum(int(batch.real.sum()) for batch in chosen)
+    ways: tuple[Callable[[], None], ...] = (
+        lambda: _each(reader.plain, chosen),
+        lambda: _each(reader, chosen),
+        lambda: _write(reader, chosen, options),
+    )
+    seconds: list[list[float]] = [[] for _ in ways]
+    memory = [0.0 for _ in ways]
+    for way in ways:
+        way()  # the first call compiles and allocates
+        memory[ways.index(way)] = _peak(device)
+    for _ in range(rounds):
+        for taken, way in zip(seconds, ways, strict=True):
+            _wait(device)
+            started = time.perf_counter()
+            way()
+            _wait(device)
+            taken.append(time.perf_counter() - started)
+    plain, hooked, written = seconds
+    rates = [tokens / statistics.median(taken) for taken in seconds]
+    return Validation(
+        plain=rates[0],
+        hooked=rates[1],
+        written=rates[2],
+        hooked_overhead=_overhead(hooked, plain),
+        written_overhead=_overhead(written, plain),
+        plain_memory=memory[0],
+        written_memory=memory[2],
+    )
+
+
+def _each(run: Callable[[TextBatch], object], batches: Sequence[TextBatch]) -> None:
+    for batch in batches:
+        run(batch)
+
+
+def _write(reader: Reader, batches: Sequence[TextBatch], options: LanguageCapture) -> None:
+    with (
+        tempfile.TemporaryDirectory(prefix="reseed-capture-") as temporary,
+        ActivationWriter(Path(temporary) / "rows", {}, options.dtype, extremes=True) as writer,
+    ):
+        for batch in batches:
+            rows = reader(batch)
+            writer.append("train", rows.pop("activations"), rows | {"sequence": batch.document, "labels": batch.label})
+        writer.flush()
+
+
+def _overhead(way: list[float], plain: list[float]) -> float:
+    return 100 * (statistics.median(w / p for w, p in zip(way, plain, strict=True)) - 1)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _peak(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
