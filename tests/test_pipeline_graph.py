@@ -9,7 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("subjects", "text", "models", "activations", "saes", "stability", "replication", "benchmarks", "claims")
-GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "stage")
+GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "secrets", "stage")
 ON_TOP = ("cli", "reports")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 

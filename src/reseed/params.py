@@ -579,7 +579,7 @@ class Quality(Strict):
     """What tokenised text may hold at most; a breach stops the pipeline."""
 
     max_duplicates: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of the sequences that repeat another of their split."""
+    """Share of the documents that repeat an earlier one of their split."""
     max_unknown: Annotated[float, Field(ge=0, le=1)] = 0.001
     """Share of the tokens that are the unknown token."""
     max_pads: Annotated[float, Field(ge=0, le=1)] = 0.9
@@ -589,7 +589,7 @@ class Quality(Strict):
     max_truncated: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Share of the documents that were cut at n_ctx (padded ones; packed ones are never cut)."""
     min_aligned: Annotated[float, Field(ge=0, le=1)] = 0.99
-    """Share of the steps whose tokens give back their text exactly."""
+    """Share of the steps whose tokens give back their text exactly (as far as the tokenizer keeps it)."""
 
 
 class Corpus(Strict):
@@ -604,7 +604,8 @@ class Corpus(Strict):
     rows: Count | None = None
     """At most so many rows of each of the corpus' own splits, the first ones."""
     validation_fraction: Fraction
-    """Of the questions of the corpus' training split; its test split is the test."""
+    """Of the questions of the corpus' training split, for validation, and as much again for the test; where the corpus
+    has a validation or a test split of its own, that one is it."""
     near_duplicate: Annotated[float, Field(gt=0, le=1)] = 0.8
     """Jaccard similarity of word 5-grams from which a training question repeats a held-out one, and is removed."""
     seed: int
@@ -635,6 +636,8 @@ class GptTraining(Strict):
     warm_up_steps: Count
     steps: Count
     check_every: Count
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the products of a training step; the weights, their optimiser and every evaluation are float32."""
     below_bigram: Annotated[float, Field(ge=0)]
     """The stage fails unless the held-out loss is below that of the bigram model by so many nats a token."""
 
@@ -816,6 +819,7 @@ class Study(Strict):
     study_file: str
     claims_file: str
     subjects: dict[str, SubjectEntry]
+    probed: dict[str, dict[str, str]]
     captures: dict[str, CaptureOf]
     worlds: dict[str, dict[str, str]]
     quarantined: dict[str, dict[str, str]]
