@@ -34,3 +34,24 @@ def test_without_any_study_the_page_is_its_head(tmp_path: Path) -> None:
 
 def test_a_kappa_that_does_not_exist_is_said_so() -> None:
     assert studies.kappa({}) == "none: the null is too high"
+
+
+def test_a_broken_certificate_says_whether_it_moved_by_more_than_allowed(tmp_path: Path) -> None:
+    def reading(inside: int, widened: int) -> dict[str, object]:
+        one = {"value": 0.9, "low": 0.9, "high": 0.9}
+        return {"short": one, "long": one, "inside": inside, "inside_widened": widened}
+
+    def check(inside: int, widened: int) -> dict[str, object]:
+        return {"verdict": "holds" if inside else "broken", "certified": 1, "value": reading(inside, widened)}
+
+    for name, other in (("near", check(0, 1)), ("far", check(0, 0))):
+        content = {"architecture": "topk", "verdict": "broken", "constant_steps": 1, "constant_steps_long": 4}
+        write_json(
+            tmp_path / "metrics" / "toy" / name / "certificate.json",
+            content | {"pw_mcc": check(1, 1), "shared_fraction": other},
+        )
+    near, far = (
+        next(line for line in studies.page(tmp_path).splitlines() if f"`{n}`" in line) for n in ("near", "far")
+    )
+    assert near.endswith("| shared_fraction | broken | none |")
+    assert far.endswith("| shared_fraction | broken | shared_fraction |")
