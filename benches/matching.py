@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
@@ -22,6 +21,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from benches.measure import environment, machine, resident  # noqa: E402 (a script, not a package)
+
 LATENTS = (1024, 4096, 16384, 32768)
 SHARED = (0.0, 0.5)
 DENSE = 16384
@@ -51,7 +53,6 @@ def child(solver: str, latents: int, d: int, shared: float, threads: int, device
     import torch
     from scipy.optimize import linear_sum_assignment
 
-    from benches.speed import resident
     from reseed.assignment import sparse_match
     from reseed.matching import match
 
@@ -71,10 +72,9 @@ def child(solver: str, latents: int, d: int, shared: float, threads: int, device
 
 
 def run(solver: str, latents: int, shared: float, arguments: argparse.Namespace) -> dict[str, float]:
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": str(arguments.threads)}
     command = [sys.executable, __file__, "--child", solver, "--latents", str(latents), "--shared", str(shared)]
     command += ["--d", str(arguments.d), "--threads", str(arguments.threads), "--device", arguments.device]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment(arguments.threads))
     if done.returncode != 0:
         raise SystemExit(f"{solver}: its process ended; run `{' '.join(command)}` by hand")
     answer: dict[str, float] = json.loads(done.stdout)
@@ -100,9 +100,6 @@ def main() -> None:
         one = (arguments.latents[0], arguments.d, arguments.shared[0], arguments.threads, arguments.device)
         child(arguments.child, *one)
         return
-    sys.path.insert(0, str(ROOT))
-    from benches.speed import machine
-
     print(f"{machine(arguments.device)}, {arguments.threads} threads, d = {arguments.d}\n")
     print("| latents | shared | seconds | peak MB | gap | scipy's seconds | its MB | against scipy | sum - scipy's |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)

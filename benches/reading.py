@@ -65,7 +65,7 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from benches.speed import machine
+    from benches.measure import machine
     from reseed.saes.rows import Order
 
     torch.set_num_threads(arguments.threads)

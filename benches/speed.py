@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benches.measure import Turns, machine, resident
+
 SHAPES = ((128, 1024, 32, 1024), (768, 6144, 32, 4096))
 SEEDS = (1, 5, 8)
 TRAINERS = ("SAELens", "dictionary_learning", "reseed")
@@ -129,51 +128,30 @@ def child(arguments: argparse.Namespace) -> None:
         print(json.dumps({"seconds": seconds, "loss": statistics.mean(losses), "peak": peak}), flush=True)
 
 
-def resident(kind: str) -> float:
-    """This process's resident memory now (VmRSS) or at its peak (VmHWM), in MB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
-    return int(line.split()[1]) / 1024
-
-
 def compare(shape: tuple[int, ...], seeds: int, threads: int, device: str) -> list[dict[str, Any]]:
     batch = shape[3]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "OMP_NUM_THREADS": str(threads)}
-    processes = {}
-    for trainer in TRAINERS:
-        command = [sys.executable, __file__, "--child", trainer, "--shape", ",".join(map(str, shape))]
-        command += ["--seeds", str(seeds), "--threads", str(threads), "--device", device]
-        processes[trainer] = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=ROOT,
-            env=environment,
-        )  # fmt: skip
-
-    def turn(trainer: str, steps: int) -> dict[str, float]:
-        process = processes[trainer]
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(f"{steps}\n")
-        process.stdin.flush()
-        line = process.stdout.readline()
-        if not line:
-            raise SystemExit(f"{trainer}: its process ended; run `{' '.join(process.args)}` by hand")  # type: ignore[arg-type]
-        answer: dict[str, float] = json.loads(line)
-        return answer
-
-    # as many steps for all, from the time that the slowest takes for two
-    slowest = max(turn(trainer, 2)["seconds"] for trainer in TRAINERS)
-    slowest = max(turn(trainer, 2)["seconds"] for trainer in TRAINERS) / 2
-    steps = max(1, round(SECONDS / slowest))
-    if slowest < 1:
-        for trainer in TRAINERS:
-            turn(trainer, MIN_STEPS - 4)
-    rounds: dict[str, list[dict[str, float]]] = {trainer: [] for trainer in TRAINERS}
-    for _ in range(ROUNDS):
-        for trainer in TRAINERS:
-            rounds[trainer].append(turn(trainer, steps))
-    for process in processes.values():
-        assert process.stdin is not None
-        process.stdin.close()
-        process.wait()
+    of_shape = [
+        "--shape",
+        ",".join(map(str, shape)),
+        "--seeds",
+        str(seeds),
+        "--threads",
+        str(threads),
+        "--device",
+        device,
+    ]
+    with Turns(__file__, TRAINERS, of_shape, threads) as turns:
+        # as many steps for all, from the time that the slowest takes for two
+        slowest = max(turns.turn(trainer, 2)["seconds"] for trainer in TRAINERS)
+        slowest = max(turns.turn(trainer, 2)["seconds"] for trainer in TRAINERS) / 2
+        steps = max(1, round(SECONDS / slowest))
+        if slowest < 1:
+            for trainer in TRAINERS:
+                turns.turn(trainer, MIN_STEPS - 4)
+        rounds: dict[str, list[dict[str, float]]] = {trainer: [] for trainer in TRAINERS}
+        for _ in range(ROUNDS):
+            for trainer in TRAINERS:
+                rounds[trainer].append(turns.turn(trainer, steps))
     table = []
     for trainer in TRAINERS:
         seconds = statistics.median(row["seconds"] for row in rounds[trainer]) / steps
@@ -217,17 +195,6 @@ def main() -> None:
                     f"{row['per_second'] / base:.2f} | {row['ms']:.1f} | {row['loss']:.4g} | {row['peak']:.0f} |",
                     flush=True,
                 )
-
-
-def machine(device: str) -> str:
-    if device == "cuda":
-        import torch
-
-        return str(torch.cuda.get_device_name())
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":

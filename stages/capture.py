@@ -12,14 +12,24 @@ from reseed.artifacts import activations_dir, lm_dir, sha256, tokens_dir, writin
 from reseed.models.context import context_dependence
 from reseed.models.language import load_language_model
 from reseed.models.transformer import build_transformer, load_transformer, weights_sha256
-from reseed.params import RANDOM_MODEL, TRAINED, is_language, load_language, load_params, load_subject
+from reseed.params import (
+    OOD,
+    RANDOM_MODEL,
+    TRAINED,
+    LanguageSubject,
+    is_language,
+    load_language,
+    load_params,
+    load_subject,
+)
 from reseed.stage import device, run_stage
-from reseed.text.sequences import read_sequences
+from reseed.text.sequences import check_same_tokenizer, read_sequences
 from reseed.text.tokens import read_tokens
 
 MADE_BY = {
     TRAINED: "forward pass of the trained model",
     RANDOM_MODEL: "forward pass of the model at its own initialisation",
+    OOD: "forward pass of the trained model over another subject's text",
 }
 
 
@@ -31,7 +41,9 @@ def _of_language(subject: str, arm: str) -> dict[str, Any]:
     config, params = load_language(subject), load_params()
     where, machine = config.capture, device(params.compute)
     _check_arm(subject, arm, where.arms)
-    sequences = read_sequences(tokens_dir(subject))
+    text = _text(subject, config) if arm == OOD else subject
+    sequences = read_sequences(tokens_dir(text))
+    check_same_tokenizer(sequences, read_sequences(tokens_dir(subject)))
     model = load_language_model(config.model, lm_dir(subject), arm, sequences, subject)
     provenance = Provenance(
         subject=subject,
@@ -40,12 +52,12 @@ def _of_language(subject: str, arm: str) -> dict[str, Any]:
         positions=(where.positions,),
         generator=MADE_BY[arm],
         model_sha256=weights_sha256(model),
-        tokens_sha256=sha256(tokens_dir(subject) / "index.json"),
+        tokens_sha256=sha256(tokens_dir(text) / "index.json"),
         hook_name_out=where.hook_name_out,
     )
     names = (where.hook_name,) if isinstance(where.hook_name, str) else where.hook_name
     found = [context_dependence(model, name, sequences) for name in names]
-    about: dict[str, Any] = {"depends_on": {one.hook_name: one.depends_on for one in found}}
+    about: dict[str, Any] = {"text": text, "depends_on": {one.hook_name: one.depends_on for one in found}}
     if lookups := [
         f"{one.hook_name} is a lookup of the {one.depends_on}" for one in found if not one.context_dependent
     ]:
@@ -57,6 +69,17 @@ def _of_language(subject: str, arm: str) -> dict[str, Any]:
     cost = validate_capture(model, sequences, where, machine)
     print(f"capture {subject} {arm}: {cost}")
     return {"capture": where, "budget": params.budget, "measured": cost.facts}
+
+
+def _text(subject: str, config: LanguageSubject) -> str:
+    """The subject whose text is out of this one's domain."""
+    text = str(config.capture.ood)
+    if load_language(text).data.corpus == config.data.corpus:
+        raise ReseedError(
+            f"subjects/{subject}.yaml: capture.ood: found {text!r}, whose corpus is {config.data.corpus} as well, "
+            "allowed: a subject of another corpus"
+        )
+    return text
 
 
 def _check_arm(subject: str, arm: str, arms: tuple[str, ...]) -> None:

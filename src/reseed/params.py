@@ -20,9 +20,12 @@ T = TypeVar("T")
 SPLITS = ("train", "validation", "test")
 TRAINED = "trained"
 RANDOM_MODEL = "random_model"
+OOD = "ood"
 GAUSSIAN = "gaussian"
 ModelArm = Literal["trained", "random_model"]
 """What a forward pass gives: of the subject, and of the same model with random weights."""
+LanguageArm = ModelArm | Literal["ood"]
+"""And of the model reading the text of another subject."""
 Arm = ModelArm | Literal["gaussian"]
 
 
@@ -450,20 +453,25 @@ class ModelTraining(Strict):
     """The stage fails unless the accuracy on the validation split reaches this."""
 
 
-class Model(Strict):
+class Transformer(Strict):
+    """The shape of a transformer that is trained here, in TransformerLens' words."""
+
     n_layers: Count
     d_model: Count
     n_heads: Count
     d_mlp: Count
     act_fn: Literal["relu", "gelu", "silu"]
     normalization_type: Literal["LN", "LNPre"] | None
-    training: ModelTraining
 
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.d_model % self.n_heads:
             raise ValueError(f"n_heads that divides d_model ({self.d_model})")
         return self
+
+
+class Model(Transformer):
+    training: ModelTraining
 
 
 class Capture(Strict):
@@ -642,23 +650,11 @@ class GptTraining(Strict):
     """The stage fails unless the held-out loss is below that of the bigram model by so many nats a token."""
 
 
-class Gpt(Strict):
+class Gpt(Transformer):
     """A decoder-only transformer pretrained here on the training sequences."""
 
     kind: Literal["pretrained_here"]
-    n_layers: Count
-    d_model: Count
-    n_heads: Count
-    d_mlp: Count
-    act_fn: Literal["relu", "gelu", "silu"]
-    normalization_type: Literal["LN", "LNPre"] | None
     training: GptTraining
-
-    @model_validator(mode="after")
-    def _heads_fit(self) -> Self:
-        if self.d_model % self.n_heads:
-            raise ValueError(f"n_heads that divides d_model ({self.d_model})")
-        return self
 
 
 class RegisteredModel(Strict):
@@ -690,9 +686,17 @@ class LanguageCapture(Strict):
     positions: Literal["all", "last", "steps"]
     """all: every token of the text; last: the last token of a document; steps: the tokens of labelled steps."""
     dtype: Literal["float32", "bfloat16", "float16"]
-    arms: tuple[ModelArm, ...]
+    arms: tuple[LanguageArm, ...]
+    ood: str | None = None
+    """The subject whose text the model reads in the arm `ood`; its tokenizer must be the same."""
     rows: Count | None = None
     """At most so many training rows (whole sequences, in order); held-out splits get a tenth of it each."""
+
+    @model_validator(mode="after")
+    def _ood_has_its_text(self) -> Self:
+        if (OOD in self.arms) != (self.ood is not None):
+            raise ValueError("ood, the subject whose text is read, together with the arm ood")
+        return self
 
 
 class LanguageSubject(Strict):
@@ -773,7 +777,9 @@ class Run(Strict):
 
 class CaptureOf(Strict):
     subject: str
-    arm: ModelArm
+    arm: LanguageArm
+    text: str
+    """The subject whose tokens the model reads: another one in the arm `ood`."""
 
 
 class SubjectEntry(Strict):

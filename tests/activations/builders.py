@@ -35,13 +35,13 @@ def gpt(n_ctx: int = N_CTX) -> HookedTransformer:
     return build_transformer(GPT, VOCABULARY, n_ctx, "tiny").eval()
 
 
-def document(number: int, length: int) -> dict[str, Tensor]:
+def document(number: int, length: int, seed: int = 0) -> dict[str, Tensor]:
     """BOS, then `length` tokens: one question token, then steps of two tokens with the labels 0, 1, 0, 1 …; padded."""
     text = torch.arange(N_CTX) - 1
     inside = (text >= 0) & (text < length)
     step = inside & (text >= 1)
     kind = inside * TEXT + step * STEP + (text == length - 1) * LAST
-    random = torch.Generator().manual_seed(number)
+    random = torch.Generator().manual_seed(1000 * seed + number)
     tokens = torch.where(inside, torch.randint(2, VOCABULARY, (N_CTX,), generator=random), PAD)
     tokens[0] = BOS
     return {
@@ -57,12 +57,12 @@ def lengths(split: str) -> list[int]:
     return [3 + (7 * i + len(split)) % 13 for i in range(SIZES[split])]
 
 
-def write_padded(path: Path) -> Sequences:
+def write_padded(path: Path, seed: int = 0) -> Sequences:
     """One document a sequence, in shards of PER_SHARD sequences."""
     path.mkdir(parents=True)
     splits = {}
     for split, size in SIZES.items():
-        documents = [document(i, length) for i, length in enumerate(lengths(split))]
+        documents = [document(i, length, seed) for i, length in enumerate(lengths(split))]
         entries = []
         for start in range(0, size, PER_SHARD):
             part = documents[start : start + PER_SHARD]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,46 @@ def test_a_hook_point_that_is_a_lookup_carries_that_as_its_fault(
     index = read_activations(activations_dir("tiny", "trained")).index
     assert index["depends_on"] == {"hook_embed": "token"}
     assert index["quarantine"] == "hook_embed is a lookup of the token, whatever stands around it"
+
+
+def test_the_model_reads_the_text_of_another_subject(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = yaml.safe_load((ROOT / "subjects" / "gsm8k-gpt.yaml").read_text())
+    subject["data"] |= {"n_ctx": N_CTX, "packing": "padded"}
+    subject["model"] = GPT.model_dump(mode="json")
+    subject["capture"] |= {"hook_name": "blocks.1.hook_resid_post", "arms": ["trained", "ood"], "ood": "elsewhere"}
+    elsewhere = subject | {"data": subject["data"] | {"corpus": "openr1"}}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "subjects").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text())
+
+    def write(name: str, content: dict[str, Any]) -> None:
+        (tmp_path / "subjects" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+
+    write("tiny", subject)
+    write("elsewhere", elsewhere)
+    own, other = write_padded(tokens_dir("tiny")), write_padded(tokens_dir("elsewhere"), seed=1)
+    model = gpt()
+    lm_dir("tiny").mkdir(parents=True)
+    save_transformer(model, load_language("tiny").model, lm_dir("tiny"), {"loss": 1.0})
+    stage("capture")("tiny", "trained")
+    stage("capture")("tiny", "ood")
+
+    trained, ood = (read_activations(activations_dir("tiny", arm)) for arm in ("trained", "ood"))
+    assert ood.index["model_sha256"] == trained.index["model_sha256"]
+    assert (ood.index["arm"], ood.index["text"], trained.index["text"]) == ("ood", "elsewhere", "tiny")
+    for found, sequences in ((trained, own), (ood, other)):
+        # what TransformerLens gives of the first document, after its BOS
+        tokens = sequences.read(sequences.files("test")[0])["tokens"][:1].long()
+        expected = model.run_with_cache(tokens)[1]["blocks.1.hook_resid_post"][0, 1 : 1 + lengths("test")[0]]
+        assert torch.allclose(found.rows("test").whole()[: len(expected)], expected, atol=1e-5)
+
+    index = json.loads((tokens_dir("elsewhere") / "index.json").read_text())
+    (tokens_dir("elsewhere") / "index.json").write_text(json.dumps(index | {"tokenizer_sha256": "u" * 64}))
+    with pytest.raises(ReseedError, match=r"elsewhere/tokens/index\.json: tokenizer_sha256: found u+…, allowed: t+…"):
+        stage("capture")("tiny", "ood")
+    write("elsewhere", subject | {"capture": subject["capture"] | {"arms": ["trained"], "ood": None}})
+    with pytest.raises(ReseedError, match=r"capture\.ood: found 'elsewhere', whose corpus is gsm8k as well"):
+        stage("capture")("tiny", "ood")
+    write("tiny", subject | {"capture": subject["capture"] | {"ood": None}})
+    with pytest.raises(ReseedError, match=r"capture: found .*, allowed: ood, the subject whose text is read"):
+        stage("capture")("tiny", "ood")

@@ -29,13 +29,19 @@ from transformers import (
 )
 
 from reseed import ReseedError
+from reseed.activations.budget import check_budget, estimate
+from reseed.activations.language import HELD_OUT_SHARE
+from reseed.activations.writer import DTYPES
 from reseed.artifacts import read_json, sha256
 from reseed.models import registry
 from reseed.models.families import FAMILIES, hooked_config
 from reseed.models.language import forward, load_language_model, store_checkpoint
 from reseed.models.registry import MODELS, RegisteredWeights, fetch, find
-from reseed.params import ModelFolder, RegisteredModel
+from reseed.params import Gpt, ModelFolder, PinnedTokenizer, RegisteredModel, is_language, load_language, load_params
+from reseed.subjects.corpora import registered
 from reseed.text.sequences import Sequences
+from reseed.text.tokenizers import REGISTRY as TOKENIZERS
+from tests.conftest import ROOT
 from tests.models.checkpoints import VOCABULARY, checkpoint, write_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,6 +128,37 @@ def text(path: Path) -> Sequences:
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HF_HUB_OFFLINE", "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+
+
+LANGUAGE_SUBJECTS = [
+    path.stem for path in sorted((ROOT / "subjects").glob("*.yaml")) if is_language(path.stem, path.parent)
+]
+
+
+@pytest.mark.parametrize("name", LANGUAGE_SUBJECTS)
+def test_a_language_subject_asks_for_what_the_registries_hold_and_the_budget_allows(name: str) -> None:
+    subject = load_language(name, ROOT / "subjects")
+    assert registered(subject.data).name == subject.data.corpus  # its licence allows the use
+    d_in = None
+    if isinstance(subject.model, RegisteredModel):
+        entry = find(subject.model.name)
+        assert isinstance(subject.data.tokenizer, PinnedTokenizer)
+        assert subject.data.tokenizer.name == entry.name  # the model reads by its own tokenizer
+        assert subject.data.tokenizer.name in TOKENIZERS
+        assert subject.data.n_ctx <= entry.n_ctx
+        assert subject.capture.hook_name == entry.hook_name
+        d_in = entry.d_model
+    elif isinstance(subject.model, Gpt):
+        d_in = subject.model.d_model
+    assert d_in is not None
+    assert subject.capture.rows is not None
+    rows = subject.capture.rows + 2 * (subject.capture.rows // HELD_OUT_SHARE)
+    bytes_per_row = 4 + 1 + d_in * DTYPES[subject.capture.dtype].itemsize
+    check_budget(estimate(rows, bytes_per_row), load_params(ROOT / "params.yaml").budget, name)
+
+
+def test_the_subjects_of_both_kinds_of_machine_are_there() -> None:
+    assert LANGUAGE_SUBJECTS == ["gemma-2-2b", "gpt2-small", "gsm8k-gpt", "minilm-gsm8k"]
 
 
 def test_an_unknown_model_is_refused_with_what_is_known() -> None:

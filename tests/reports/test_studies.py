@@ -32,6 +32,22 @@ def test_without_any_study_the_page_is_its_head(tmp_path: Path) -> None:
     assert studies.page(tmp_path) == studies.HEAD
 
 
+def test_language_models_stand_beside_their_ngrams_and_others_are_left_out(tmp_path: Path) -> None:
+    arms = {arm: {"d_in": 256, "effective_rank": rank} for arm, rank in (("trained", 9.876), ("random_model", 88.0))}
+    losses = {"loss": {"test": 2.5}, "bigram_loss": {"test": 4.25}, "unigram_loss": {"test": 6.0}}
+    common = {"sequences": {"test": 7}, **arms}
+    for name, model in (
+        ("gpt", losses | {"parameters": 12345}),
+        ("encoder", {"parameters": 678}),
+        ("toy", {"accuracy": {"test": 1.0}}),
+    ):
+        write_json(tmp_path / "metrics" / name / "subject.json", common | {"model": model})
+    lines = studies.page(tmp_path).splitlines()
+    assert "| gpt | 12,345 | 7 | 256 | 2.500 | 4.250 | 6.000 | 9.9 | 88.0 |" in lines
+    assert "| encoder | 678 | 7 | 256 |  |  |  | 9.9 | 88.0 |" in lines
+    assert not any(line.startswith("| toy") for line in lines)
+
+
 def test_a_kappa_that_does_not_exist_is_said_so() -> None:
     assert studies.kappa({}) == "none: the null is too high"
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from reseed import ReseedError
+from reseed.saes import kernels
 from reseed.saes.kernels import (
     Code,
     SparseGradients,
@@ -18,6 +27,37 @@ from reseed.saes.kernels import (
     sparse_gradients,
     squared_norm,
 )
+from tests.conftest import ROOT
+from tests.saes.builders import write_plain, written
+
+FIRST_RUN = """
+import hashlib, json, sys
+import torch
+from pathlib import Path
+from reseed.activations.store import read_activations
+from reseed.saes import kernels
+from reseed.saes.train import train_saes
+from tests.conftest import train_of
+from tests.saes.builders import CPU, case
+from tests.saes.resumable import TOLERANCE, TRAINING
+
+torch.set_num_threads(2)
+kernels.ready()
+random = torch.Generator().manual_seed(0)
+pre, x = torch.randn(5, 128, 32, generator=random), torch.randn(5, 128, 16, generator=random)
+W = torch.randn(5, 32, 16, generator=random)
+found = kernels.sparse_gradients(x, W, W, torch.zeros(5, 16), kernels.select_topk(pre, 16))
+digest = hashlib.sha256()
+digest.update(found.g_benc.numpy().tobytes())
+training = TRAINING.model_copy(update={"max_steps": 100, "min_steps": 60, "checkpoint_every": 0})
+activations, seeds = read_activations(Path(sys.argv[1])), train_of((3, 0, 1), TOLERANCE)
+for name in ("topk", "batchtopk", "jumprelu"):
+    for sae in train_saes(case(name), training, seeds, activations, CPU):
+        for tensor in sae.weights.values():
+            digest.update(tensor.contiguous().numpy().tobytes())
+missed = sum(sum(f.stats.cache_misses.values()) for f in vars(kernels).values() if hasattr(f, "stats"))
+print(json.dumps([digest.hexdigest(), missed]))
+"""
 
 SHAPES = [(3, 70, 24, 130, (4, 1, 9)), (2, 33, 128, 64, (8, 8)), (1, 1, 7, 5, (5,)), (5, 128, 17, 128, (4,) * 5)]
 """S, B, d_in, d_sae and each member's k; of all sizes that are no multiple of a block or of a SIMD lane."""
@@ -245,3 +285,27 @@ def test_a_parameter_that_is_not_contiguous_is_refused() -> None:
     p = torch.zeros(2, 6, 4)
     with pytest.raises(ValueError, match="not contiguous"):
         adam_update(p.transpose(1, 2), p.transpose(1, 2), p, p, torch.ones(2), torch.ones(2), 1)
+
+
+@pytest.mark.slow
+def test_the_first_run_of_a_checkout_gives_the_bytes_of_every_later_one(tmp_path: Path) -> None:
+    # without `ready`, the sum of a latent's gradients over 64 rows differs between a process that compiles and others
+    folder = tmp_path / "activations"
+    write_plain(written(), folder)
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    command = [sys.executable, "-P", "-c", FIRST_RUN, str(folder)]
+    runs = [
+        subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=True) for _ in range(2)
+    ]
+    first, later = (json.loads(run.stdout) for run in runs)
+    assert first == later
+    assert first[1] == 0  # nothing was compiled in the process that trained
+    assert "compiling the kernels" in runs[0].stderr
+    assert "compiling" not in runs[1].stderr
+
+
+def test_kernels_that_cannot_be_compiled_stop_the_training_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.__version__", "0")  # no stamp is known of it
+    monkeypatch.setattr(sys, "executable", str(shutil.which("false")))
+    with pytest.raises(ReseedError, match=r"__pycache__: the kernels could not be compiled \(no message\), allowed: a"):
+        kernels.ready()

@@ -15,6 +15,10 @@ HEAD = """# What the studies found
 Written by `make table` from `metrics/`. What a column is and which nulls it has: [stability.md](stability.md).
 Intervals are 95 % delete-one-seed jackknife. *not converged* travels with a number: no claim may use it.
 """
+LANGUAGE = """
+Losses are of the test text, in nats a token, beside those of the n-grams of the training text; an encoder sees every
+token and has none. The effective rank is that of the captured rows, of the model and of its random-weights arm.
+"""
 CALIBRATION = """
 c_dec is the mean |cosine| of two latents of one decoder, lowest where k is the number of features that are on
 ([Chanin and Garriga-Alonso 2025](https://arxiv.org/abs/2508.16560)). The k chosen is its elbow; the k that is most
@@ -43,6 +47,9 @@ def page(root: Path = Path()) -> str:
     parts = [HEAD]
     for path in sorted((metrics / "comparisons").glob("*.json")):
         parts.append(f"\n## Variants: {path.stem}\n\n{_comparison(read_json(path))}")
+    described = {path.parent.name: read_json(path) for path in sorted(metrics.glob("*/subject.json"))}
+    if language := {name: one for name, one in described.items() if "accuracy" not in one["model"]}:
+        parts.append(f"\n## Language models\n{LANGUAGE}\n{_language(language)}")
     if searched := sorted(metrics.glob("*/calibration.json")):
         parts.append(f"\n## The search for k\n{CALIBRATION}")
         parts += [f"\n### {path.parent.name}\n\n{_calibration(read_json(path))}" for path in searched]
@@ -83,6 +90,18 @@ def _comparison(content: dict[str, Any]) -> str:
         cells.append(against.get("verdict", "baseline"))
         lines.append(cells)
     return _table(header, lines)
+
+
+def _language(subjects: dict[str, dict[str, Any]]) -> str:
+    losses = {"loss": "loss", "bigram": "bigram_loss", "unigram": "unigram_loss"}
+    arms = {"effective rank": "trained", "random weights": "random_model"}
+    lines = []
+    for name, one in subjects.items():
+        model = one["model"]
+        cells = [name, f"{model['parameters']:,}", f"{one['sequences']['test']}", f"{one['trained']['d_in']}"]
+        cells += [f"{model[key]['test']:.3f}" if key in model else "" for key in losses.values()]
+        lines.append([*cells, *(f"{one[arm]['effective_rank']:.1f}" for arm in arms.values())])
+    return _table(["subject", "parameters", "test sequences", "d_in", *losses, *arms], lines)
 
 
 def _calibration(content: dict[str, Any]) -> str:

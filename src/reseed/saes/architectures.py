@@ -7,6 +7,7 @@ Formulas are those of SAELens 6.54's training classes where it has the architect
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -86,7 +87,7 @@ class Forward:
     target: Tensor
 
 
-class Architecture(Generic[V]):
+class Architecture(ABC, Generic[V]):
     """What the architectures share: an affine encoder around b_dec, an affine decoder, squared error."""
 
     has_threshold = False
@@ -155,9 +156,9 @@ class Architecture(Generic[V]):
         p = stack.parameters
         return torch.baddbmm(p["b_enc"], x - p["b_dec"], p["W_enc_T"].transpose(1, 2))
 
+    @abstractmethod
     def activate(self, stack: Stack, pre: Tensor) -> Tensor:
         """Training-time activations of the pre-activations [S, rows, d_sae]."""
-        raise NotImplementedError
 
     def infer(self, stack: Stack, x: Tensor) -> Tensor:
         """Inference-time activations [S, rows, d_sae]: no row depends on the others of its batch."""

@@ -46,6 +46,9 @@ from reseed.saes.run import TrainedSae
 
 WEIGHTS_FILE = "sae_weights.safetensors"
 TOLERANCE = 1e-4
+EVALUATED_ROWS = 1 << 13
+"""Rows of a batch: the latents of all test rows at once may not fit into memory."""
+WHOLE = ("whole", 0)
 
 
 def write_sae(sae: TrainedSae, variant: Variant, activations: Activations, activations_sha256: str, path: Path) -> None:
@@ -90,29 +93,40 @@ def evaluate(lens: SAE[Any], activations: Activations) -> dict[str, Any]:
     A hierarchical SAE also at each budget, a Matryoshka SAE at each prefix; of a RouteSAE, of what its router sends,
     in normalised units.
     """
-    x = activations.rows("test").whole().float()
-    target = activations.rows("test", "target").whole().float() if activations.has("target") else x
-    if isinstance(lens, RouteSAE):
-        target = lens.route(x).y
-    residual = (target - lens(x)).double()
+    rows = activations.rows("test")
+    targets = activations.rows("test", "target") if activations.has("target") else rows
+    errors: dict[tuple[str, int], float] = {}
+    fired, total, squares = 0, torch.zeros((), dtype=torch.float64), 0.0
+    for chosen in torch.arange(len(rows)).split(EVALUATED_ROWS):
+        x = rows.take(chosen).float()
+        target = lens.route(x).y if isinstance(lens, RouteSAE) else targets.take(chosen).float()
+        fired += int((lens.encode(x) != 0).sum())
+        target = target.double()
+        total = total + target.sum(0)
+        squares += target.square().sum().item()
+        for name, out in _reconstructions(lens, x).items():
+            errors[name] = errors.get(name, 0.0) + (target - out).square().sum().item()
+    spread = squares - total.square().sum().item() / len(rows)
+    explained = {name: 1 - error / spread for name, error in errors.items()}
     figures: dict[str, Any] = {
-        "explained_variance": _explained(residual, target),
-        "mse": residual.square().sum(1).mean().item(),
-        "l0": (lens.encode(x) != 0).double().sum(1).mean().item(),
-        "rows": len(x),
+        "explained_variance": explained.pop(WHOLE),
+        "mse": errors[WHOLE] / len(rows),
+        "l0": fired / len(rows),
+        "rows": len(rows),
     }
-    if isinstance(lens, HierarchicalTopKSAE):
-        out = lens.reconstructions(x)
-        figures["explained_variance_at_budget"] = {k: _explained(target - out[k], target) for k in sorted(out)}
-    if widths := lens.cfg.metadata.reseed_widths:
-        figures["explained_variance_of_prefix"] = {
-            width: _explained(target - prefix(lens, width)(x), target) for width in widths
-        }
+    for (part, size), value in explained.items():
+        figures.setdefault(f"explained_variance_{part}", {})[size] = value
     return figures
 
 
-def _explained(residual: Tensor, target: Tensor) -> float:
-    return 1 - (residual.double().square().sum() / (target - target.mean(0)).double().square().sum()).item()
+def _reconstructions(lens: SAE[Any], x: Tensor) -> dict[tuple[str, int], Tensor]:
+    """What an SAE makes of rows, and what its budgets or prefixes make of them."""
+    out: dict[tuple[str, int], Tensor] = {WHOLE: lens(x)}
+    if isinstance(lens, HierarchicalTopKSAE):
+        out |= {("at_budget", k): part for k, part in sorted(lens.reconstructions(x).items())}
+    if widths := lens.cfg.metadata.reseed_widths:
+        out |= {("of_prefix", width): prefix(lens, width)(x) for width in widths}
+    return out
 
 
 def as_saelens(variant: Variant, weights: dict[str, Tensor], metadata: SAEMetadata) -> SAE[Any]:

@@ -7,21 +7,29 @@ They touch only the active latents of each row, where a dense step multiplies th
 Work is split by member, rows and latents, in blocks of fixed size, and every sum is taken in one fixed order: results
 depend neither on the number of threads nor on which other members share the stack. Reductions over d_in may be
 reassociated by the compiler (that is what makes them SIMD), in the same way at every call; NaN and inf keep their
-meaning. Kernels are compiled on first use and cached in `__pycache__`.
+meaning. Kernels are compiled once a checkout, cached in `__pycache__`, and only ever run from there (see `ready`).
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import llvmlite.binding  # type: ignore[import-untyped]
 import numba
 import numpy as np
 import torch
 from numba import njit, prange
 from numpy.typing import NDArray
 from torch import Tensor
+
+from reseed import ReseedError
 
 # beside torch's own pool of threads; `reseed/__init__.py` tells both to sleep when they have nothing to do
 numba.config.THREADING_LAYER_PRIORITY = ["omp", "workqueue", "tbb"]  # type: ignore[attr-defined]
@@ -90,6 +98,48 @@ class SparseGradients:
     g_encT: Tensor
     g_benc: Tensor
     g_bdec: Tensor
+
+
+def ready() -> None:
+    """Have every kernel in numba's cache before this process runs one; raises ReseedError if that fails.
+
+    numba links the body of a parallel loop twice and optimises one copy more than the other: a process that has just
+    compiled it runs the one, a process that loads it the other, and they may add in different orders. Another process
+    compiles, therefore, and a run gives the same bytes the first time and ever after.
+    """
+    folder = Path(_latents.stats.cache_path)
+    file = Path(__file__)
+    # what numba itself asks before it takes code from its cache
+    state = [file.read_text(), file.stat().st_mtime_ns, numba.__version__]
+    state += [llvmlite.binding.get_host_cpu_name(), llvmlite.binding.get_host_cpu_features().flatten()]
+    stamp = folder / f"kernels-{hashlib.sha256(repr(state).encode()).hexdigest()[:16]}.compiled"
+    if stamp.is_file():
+        return
+    print("compiling the kernels, once for this checkout (some 25 s)", file=sys.stderr)
+    command = [sys.executable, "-P", "-c", "from reseed.saes.kernels import compile_all; compile_all()"]
+    environment = os.environ | {"PYTHONPATH": str(file.parents[2])}
+    done = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ReseedError(f"{folder}: the kernels could not be compiled ({last}), allowed: a folder to write to")
+    folder.mkdir(parents=True, exist_ok=True)
+    stamp.touch()
+
+
+def compile_all() -> None:
+    """Call every kernel with every type of argument that it is ever given."""
+    S, B, d_in, d_sae = 2, 64, 32, 1024
+    pre, x, rows = torch.ones(S, B, d_sae), torch.ones(S, B, d_in), torch.ones(S, d_sae, d_in)
+    for select in (select_topk, select_batchtopk):
+        code = select(pre, 2)
+        code.fired(d_sae)
+    for target in (None, x):
+        found = sparse_gradients(x, rows, rows, torch.zeros(S, d_in), code, target=target)
+    project_and_norm(found.g_dec, rows)
+    for gradient in (found.g_dec, found.g_bdec):  # above and below SMALL
+        squared_norm(gradient)
+        moments = torch.zeros_like(gradient), torch.zeros_like(gradient)
+        adam_update(torch.ones_like(gradient), gradient, *moments, np.ones(S), np.ones(S), 1)
 
 
 def select_topk(pre: Tensor, k: int | Sequence[int] | Array, out: Code | None = None) -> Code:
@@ -219,7 +269,7 @@ def _threads() -> int:
 
 
 def _per_member(k: int | Sequence[int] | Array, S: int) -> Array:
-    return np.ascontiguousarray(np.broadcast_to(np.asarray(k, np.int64), (S,)))
+    return np.array(np.broadcast_to(np.asarray(k, np.int64), (S,)))
 
 
 def _code(S: int, B: int, capacity: int, out: Code | None) -> Code:

@@ -13,6 +13,7 @@ from torch.nn.functional import normalize
 from reseed.activations.store import Activations
 from reseed.artifacts import generator
 from reseed.params import Convergence, SaeTraining, Train, Variant
+from reseed.saes import kernels
 from reseed.saes.architectures import REGISTRY, Architecture, Batch, RouteSaeArchitecture, Stack, TranscoderArchitecture
 from reseed.saes.checkpoint import Fingerprint, load_checkpoint, remove_checkpoint, save_checkpoint
 from reseed.saes.checks import check_trainable
@@ -98,6 +99,8 @@ def start(
     architecture: Architecture[Variant], training: SaeTraining, train: Train, feed: Feed, ks: tuple[int, ...]
 ) -> Run:
     """Every member at its initialisation; what `vary` does not name is the same for all seeds."""
+    if feed.device.type == "cpu":
+        kernels.ready()
     inits = [_init_key(train, seed) for seed in train.seeds]
     orders = [seed if train.vary in ("order", "both") else f"fixed-{train.held}" for seed in train.seeds]
     each = [k for k in ks for _ in train.seeds]

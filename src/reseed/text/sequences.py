@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from reseed import ReseedError
 from reseed.artifacts import check_sha256, read_json, read_tensors, sha256, write_tensors
 
 TEXT, LAST, STEP = 1, 2, 4
@@ -63,3 +64,13 @@ def write_shard(file: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
 def read_sequences(path: Path) -> Sequences:
     """Read the index in `path`; raises ReseedError if there is none."""
     return Sequences(path, read_json(path / "index.json"))
+
+
+def check_same_tokenizer(text: Sequences, of_model: Sequences) -> None:
+    """Raises ReseedError unless `text` was made by the tokenizer whose tokens the model reads."""
+    found, allowed = text.index["tokenizer_sha256"], of_model.index["tokenizer_sha256"]
+    if found != allowed:
+        raise ReseedError(
+            f"{text.path / 'index.json'}: tokenizer_sha256: found {found[:12]}…, allowed: {allowed[:12]}… of "
+            f"{of_model.path}, the tokens that the model was made for"
+        )
