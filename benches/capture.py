@@ -66,7 +66,7 @@ def saelens(arguments: argparse.Namespace, model: Any, tokens: Any) -> Callable[
 
     dataset = Dataset.from_dict({"tokens": tokens.numpy()})
     runner.load_model = lambda **_: model  # it would fetch one from a hub
-    batch = max(1, TOKENS_PER_BATCH // arguments.n_ctx) * arguments.n_ctx
+    batch = max(1, TOKENS_PER_BATCH[arguments.device] // arguments.n_ctx) * arguments.n_ctx
     if arguments.tokens % batch:
         raise SystemExit(f"--tokens: found {arguments.tokens}, allowed: a multiple of the batch of {batch} tokens")
     # its buffers must fill whole: the largest power of two of batches that fits into one of reseed's shards
@@ -139,7 +139,7 @@ def child(arguments: argparse.Namespace, temporary: Path) -> None:
     for line in sys.stdin:
         if line.strip() == "cost":
             sequences, options = of
-            cost = validate_capture(model, sequences, options, torch.device(arguments.device), batches=4, rounds=5)
+            cost = validate_capture(model, sequences, options, torch.device(arguments.device), tokens=1 << 16, rounds=5)
             print(json.dumps({"cost": str(cost)}), flush=True)
             continue
         with tempfile.TemporaryDirectory(dir=temporary) as folder:

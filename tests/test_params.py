@@ -92,7 +92,7 @@ def test_a_bad_value_in_a_subject_is_one_sentence(key: str, value: Any, sentence
 
 
 def test_an_unknown_subject_or_variant_names_the_known_ones() -> None:
-    with pytest.raises(ReseedError, match=r"'modulr'.*does not exist; known subjects: gsm8k-gpt, modular,"):
+    with pytest.raises(ReseedError, match=r"'modulr'.*does not exist; known subjects: gemma-2-2b, gpt2-small,"):
         load_subject("modulr", ROOT / "subjects")
     with pytest.raises(ReseedError, match=r"params\.yaml: variants: found no 'topk-k5'; known: topk-k4, topk-k8"):
         load_params(ROOT / "params.yaml").variant("topk-k5")

@@ -16,11 +16,13 @@ from pathlib import Path
 
 import torch
 
-from reseed.activations.language import Hooked, Reader, TextBatch, text_batches
+from reseed.activations.language import TOKENS_PER_BATCH, Hooked, Reader, TextBatch, text_batches
 from reseed.activations.writer import ActivationWriter
 from reseed.params import LanguageCapture
 from reseed.text.sequences import Sequences
 
+TOKENS = 1 << 14
+"""How many are read, at least one batch."""
 ROUNDS = 3
 
 
@@ -58,12 +60,13 @@ def validate_capture(
     sequences: Sequences,
     options: LanguageCapture,
     device: torch.device,
-    batches: int = 1,
+    tokens: int = TOKENS,
     rounds: int = ROUNDS,
 ) -> Validation:
-    """Time the three ways on the first batches of the training tokens, one after the other in every round."""
+    """Time the three ways on some of the first training tokens, one after the other in every round."""
     reader = Reader(model, options, device)
-    chosen = list(islice(text_batches(sequences, "train", options), batches))
+    size = TOKENS_PER_BATCH[device.type]
+    chosen = list(islice(text_batches(sequences, "train", options, size), max(1, tokens // size)))
     tokens = sum(int(batch.real.sum()) for batch in chosen)
     ways: tuple[Callable[[], None], ...] = (
         lambda: _each(reader.plain, chosen),
