@@ -15,8 +15,10 @@ from reseed import ReseedError
 from reseed.activations.store import Activations
 from reseed.artifacts import read_json
 from reseed.params import Convergence, SaeTraining, Variant
+from reseed.saes import export
 from reseed.saes.export import write_sae
 from reseed.saes.record import write_curves
+from reseed.saes.rows import seen_by
 from reseed.saes.run import TrainedSae
 from reseed.saes.train import train_saes
 from tests.conftest import train_of, variant_of
@@ -37,9 +39,10 @@ def trained(
 
 
 def test_saelens_loads_it_and_its_figures_are_the_metrics(
-    trained: tuple[Variant, list[TrainedSae]], activations: Activations, tmp_path: Path
+    trained: tuple[Variant, list[TrainedSae]], activations: Activations, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     variant, saes = trained
+    monkeypatch.setattr(export, "EVALUATED_ROWS", 100)  # in six batches, the last a short one
     write_sae(saes[0], variant, activations, SHA, tmp_path / "seed_0")
     loaded = SAE.load_from_disk(tmp_path / "seed_0", device="cpu")
     assert loaded.cfg.architecture() == {"topk": "topk", "batchtopk": "jumprelu"}[variant.architecture]
@@ -111,6 +114,14 @@ def test_every_architecture_survives_the_way_through_saelens(
     torch.testing.assert_close(lens(x), out, rtol=1e-3, atol=1e-4 * out.abs().max().item())
     assert 0 < (acts > 0).double().mean() < 1
     assert out.std() > 0.01
+    seen = seen_by(variant, rows)
+    whole = export.evaluate(lens, seen)
+    with monkeypatch.context() as patch:
+        patch.setattr(export, "EVALUATED_ROWS", 100)
+        parts = export.evaluate(lens, seen)
+    assert whole.keys() == parts.keys()
+    for figure, value in whole.items():
+        assert parts[figure] == pytest.approx(value, rel=1e-6), figure
     planted_faults(sae, variant, rows, tmp_path, monkeypatch)
 
 
