@@ -146,19 +146,21 @@ def test_a_language_subject_asks_for_what_the_registries_hold_and_the_budget_all
         assert subject.data.tokenizer.name == entry.name  # the model reads by its own tokenizer
         assert subject.data.tokenizer.name in TOKENIZERS
         assert subject.data.n_ctx <= entry.n_ctx
-        assert subject.capture.hook_name == entry.hook_name
+        names = subject.capture.hook_name
+        assert entry.hook_name in ((names,) if isinstance(names, str) else names)
         d_in = entry.d_model
     elif isinstance(subject.model, Gpt):
         d_in = subject.model.d_model
     assert d_in is not None
     assert subject.capture.rows is not None
     rows = subject.capture.rows + 2 * (subject.capture.rows // HELD_OUT_SHARE)
-    bytes_per_row = 4 + 1 + d_in * DTYPES[subject.capture.dtype].itemsize
+    layers = 1 if isinstance(subject.capture.hook_name, str) else len(subject.capture.hook_name)
+    bytes_per_row = 4 + 1 + layers * d_in * DTYPES[subject.capture.dtype].itemsize
     check_budget(estimate(rows, bytes_per_row), load_params(ROOT / "params.yaml").budget, name)
 
 
 def test_the_subjects_of_both_kinds_of_machine_are_there() -> None:
-    assert LANGUAGE_SUBJECTS == ["gemma-2-2b", "gpt2-small", "gsm8k-gpt", "minilm-gsm8k"]
+    assert LANGUAGE_SUBJECTS == ["gemma-2-2b", "gpt2-small", "gsm8k-gpt", "minilm-gsm8k", "minilm-layers"]
 
 
 def test_an_unknown_model_is_refused_with_what_is_known() -> None:
