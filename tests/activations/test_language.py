@@ -10,7 +10,7 @@ from torch import Tensor
 
 from reseed import ReseedError
 from reseed.activations.budget import check_budget, estimate
-from reseed.activations.language import Reader, capture_language, last_layer, text_batches, work_of
+from reseed.activations.language import Reader, capture_language, last_layer, reading, text_batches, work_of
 from reseed.activations.store import Activations, read_activations
 from reseed.activations.validation import validate_capture
 from reseed.activations.writer import ActivationWriter
@@ -212,6 +212,45 @@ def test_a_capture_that_is_killed_between_shards_ends_with_the_same_bytes(
         captured(sequences, wanted, tmp_path / "again", **small)
     with pytest.raises(ReseedError, match=r"its hook_name_out was blocks\.0\.hook_mlp_out, now None; restore"):
         captured(sequences, options(), tmp_path / "again", **small)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_threads(sequences: Sequences, tmp_path: Path) -> None:
+    before, hooks = torch.get_num_threads(), ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+    found = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            captured(sequences, options(hook_name=hooks), tmp_path / str(threads), tokens_per_batch=32)
+            assert torch.get_num_threads() == threads
+            found.append({file.name: file.read_bytes() for file in (tmp_path / str(threads) / "out").iterdir()})
+    finally:
+        torch.set_num_threads(before)
+    assert found[0] == found[1] == found[2]
+
+
+def test_replicas_share_the_weights_and_not_the_hooks(sequences: Sequences) -> None:
+    reader = Reader(gpt(), options(), CPU)
+    other = reader.replica()
+    assert [p.data_ptr() for p in other.model.parameters()] == [p.data_ptr() for p in reader.model.parameters()]
+    assert not {id(point) for point in other.model.modules()} & {id(point) for point in reader.model.modules()}
+    batches = list(text_batches(sequences, "train", options(), size=64))
+    with reading(reader) as in_order:
+        given = list(in_order(batches))
+    assert [batch.document.tolist() for batch, _ in given] == [batch.document.tolist() for batch in batches]
+    for batch, rows in given:
+        torch.testing.assert_close(rows["activations"], reader(batch)["activations"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_fault_in_the_forward_pass_stops_the_capture(sequences: Sequences) -> None:
+    def broken(*_: object) -> None:
+        raise MemoryError("planted")
+
+    reader = Reader(gpt(), options(), CPU)
+    before = torch.get_num_threads()
+    reader.model.blocks[0].register_forward_hook(broken)
+    with pytest.raises(MemoryError, match="planted"), reading(reader) as in_order:
+        list(in_order(text_batches(sequences, "train", options(), size=64)))
+    assert torch.get_num_threads() == before
 
 
 def test_float16_that_overflows_is_refused_and_nothing_is_left(sequences: Sequences, tmp_path: Path) -> None:

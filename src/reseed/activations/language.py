@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from types import MappingProxyType
 from typing import Any
 
@@ -30,6 +35,7 @@ from reseed.stage import progress
 from reseed.text.sequences import LAST, STEP, TEXT, Sequences
 
 Hooked = HookedTransformer | HookedEncoder
+InOrder = Callable[[Iterable["TextBatch"]], Iterator[tuple["TextBatch", dict[str, Tensor]]]]
 FLAGS = {"all": TEXT, "last": LAST, "steps": STEP}
 TOKENS_PER_BATCH = {"cpu": 1 << 10, "cuda": 1 << 14}
 """By device. On a CPU a small batch stays in its caches and needs no fresh memory from the system: MiniLM reads three
@@ -97,6 +103,16 @@ def text_batches(
             return
 
 
+def _missing(sequences: Sequences, split: str, options: LanguageCapture, size: int, done: int) -> Iterator[TextBatch]:
+    """The batches of a split without its first `done` rows."""
+    for batch in text_batches(sequences, split, options, size):
+        skipped = min(done, len(batch.wanted))
+        done -= skipped
+        if skipped < len(batch.wanted):
+            wanted, document, label = (part[skipped:] for part in (batch.wanted, batch.document, batch.label))
+            yield replace(batch, wanted=wanted, document=document, label=label)
+
+
 def work_of(sequences: Sequences, split: str, options: LanguageCapture) -> Work:
     """What `text_batches` will give of a split, without running anything.
 
@@ -129,9 +145,17 @@ class Reader:
             check_hook(model, name)
         self.stop_at_layer = last_layer(self.names)
 
-    def plain(self, batch: TextBatch) -> None:
-        """The forward pass alone."""
+    def replica(self) -> Reader:
+        """The same with a model whose hooks are its own and whose weights are shared."""
+        shared = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+        other = copy.copy(self)
+        other.model = copy.deepcopy(self.model, shared)
+        return other
+
+    def plain(self, batch: TextBatch) -> dict[str, Tensor]:
+        """The forward pass alone, which keeps nothing."""
         forward(self.model, batch.tokens.to(self.device), batch.real.to(self.device), [], self.stop_at_layer)
+        return {}
 
     def __call__(self, batch: TextBatch) -> dict[str, Tensor]:
         """`activations` [rows, d_in], or [rows, n_layers, d_in] of several hook points, and `target` [rows, d_out].
@@ -148,6 +172,47 @@ class Reader:
             raise ReseedError(f"capture.hook_name: found hook points of the widths {widths}, allowed: one width")
         rows = {"activations": torch.stack(parts, 1) if self.several else parts[0]}
         return rows | ({"target": found[self.hook_name_out]} if self.hook_name_out else {})
+
+
+@contextmanager
+def reading(reader: Reader, hooked: bool = True) -> Iterator[InOrder]:
+    """A function that reads batches on all of torch's threads at once and gives each with its rows, in their order.
+
+    On a CPU every thread runs whole batches through a replica of the model that shares its weights: threads that work
+    on one batch together wait for each other at every operation, and for whatever else the machine does. So the
+    numbers do not depend on how many there are. On a GPU one thread runs the model while the caller stores the rows
+    before. hooked: False for the forward pass alone.
+    """
+    threads = torch.get_num_threads()
+    replicas = threads if reader.device.type == "cpu" else 1
+    free: SimpleQueue[Reader] = SimpleQueue()
+    for _ in range(replicas):
+        free.put(reader.replica())
+
+    def read(batch: TextBatch) -> dict[str, Tensor]:
+        mine = free.get()
+        try:
+            return mine(batch) if hooked else mine.plain(batch)
+        finally:
+            free.put(mine)
+
+    def in_order(batches: Iterable[TextBatch]) -> Iterator[tuple[TextBatch, dict[str, Tensor]]]:
+        ahead: deque[tuple[TextBatch, Future[dict[str, Tensor]]]] = deque()
+        for batch in batches:
+            ahead.append((batch, pool.submit(read, batch)))
+            if len(ahead) > 2 * replicas:
+                first, rows = ahead.popleft()
+                yield first, rows.result()
+        for first, rows in ahead:
+            yield first, rows.result()
+
+    pool = ThreadPoolExecutor(replicas)
+    torch.set_num_threads(1)
+    try:
+        yield in_order
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _keep(x: Tensor, hook: HookPoint, found: dict[str, Tensor], places: Tensor) -> None:
@@ -197,29 +262,27 @@ def capture_language(
     made_from = {name: str(value) for name, value in (options.model_dump(exclude={"arms"}) | index).items()} | {
         "shards": str(rows_per_shard := max(1, min(ROWS_PER_SHARD, shard_bytes // bytes_per_row))),
         "batches": str(tokens_per_batch),
-        "device": f"{device.type}, {torch.get_num_threads()} threads",
+        "device": device.type,
         "code": _code(),
     }
     made_from |= {name: installed_version(name) or "" for name in ("torch", "transformer-lens")}
     with ActivationWriter(resumable, index, options.dtype, rows_per_shard, made_from, extremes=True) as writer:
-        clock = _Clock(sum(part.tokens for part in work.values()), budget, provenance.subject)
+        missing = {
+            split: partial(_missing, sequences, split, options, tokens_per_batch, writer.done(split))
+            for split in SPLITS
+        }
+        tokens = sum(int(batch.real.sum()) for batches in missing.values() for batch in batches())
+        clock = _Clock(tokens, budget, provenance.subject)
         try:
-            with progress(clock.left, f"capture {', '.join(reader.names)}", "token") as bar:
-                for split in SPLITS:
-                    done = writer.done(split)
-                    for batch in text_batches(sequences, split, options, tokens_per_batch):
-                        skipped, done = min(done, len(batch.wanted)), done - min(done, len(batch.wanted))
-                        tokens = int(batch.real.sum())
-                        if skipped == len(batch.wanted):
-                            clock.left -= tokens
-                        else:
-                            rows = reader(batch)
-                            beside = {"sequence": batch.document, "labels": batch.label}
-                            beside |= {name: part for name, part in rows.items() if name != "activations"}
-                            beside = {name: part[skipped:] for name, part in beside.items()}
-                            writer.append(split, rows["activations"][skipped:], beside)
-                            clock.tick(tokens)
-                        bar.update(tokens)
+            with progress(tokens, f"capture {', '.join(reader.names)}", "token") as bar, reading(reader) as in_order:
+                for split, batches in missing.items():
+                    for batch, rows in in_order(batches()):
+                        beside = {"sequence": batch.document, "labels": batch.label}
+                        beside |= {name: part for name, part in rows.items() if name != "activations"}
+                        writer.append(split, rows["activations"], beside)
+                        read = int(batch.real.sum())
+                        clock.tick(read)
+                        bar.update(read)
             writer.finish()
         except ReseedError:
             if not any(writer.shards.values()):

@@ -9,14 +9,16 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from reseed.activations.language import TOKENS_PER_BATCH, Hooked, Reader, TextBatch, text_batches
+from reseed.activations.language import TOKENS_PER_BATCH, Hooked, Reader, TextBatch, reading, text_batches
 from reseed.activations.writer import ActivationWriter
 from reseed.params import LanguageCapture
 from reseed.text.sequences import Sequences
@@ -68,10 +70,18 @@ def validate_capture(
     size = TOKENS_PER_BATCH[device.type]
     chosen = list(islice(text_batches(sequences, "train", options, size), max(1, tokens // size)))
     tokens = sum(int(batch.real.sum()) for batch in chosen)
+
+    def run(hooked: bool, written: bool = False) -> None:
+        with reading(reader, hooked) as in_order:
+            if written:
+                _write(in_order(chosen), options)
+            else:
+                deque(in_order(chosen), maxlen=0)
+
     ways: tuple[Callable[[], None], ...] = (
-        lambda: _each(reader.plain, chosen),
-        lambda: _each(reader, chosen),
-        lambda: _write(reader, chosen, options),
+        lambda: run(hooked=False),
+        lambda: run(hooked=True),
+        lambda: run(hooked=True, written=True),
     )
     seconds: list[list[float]] = [[] for _ in ways]
     memory = [0.0 for _ in ways]
@@ -98,18 +108,12 @@ def validate_capture(
     )
 
 
-def _each(run: Callable[[TextBatch], object], batches: Sequence[TextBatch]) -> None:
-    for batch in batches:
-        run(batch)
-
-
-def _write(reader: Reader, batches: Sequence[TextBatch], options: LanguageCapture) -> None:
+def _write(read: Iterable[tuple[TextBatch, dict[str, Tensor]]], options: LanguageCapture) -> None:
     with (
         tempfile.TemporaryDirectory(prefix="reseed-capture-") as temporary,
         ActivationWriter(Path(temporary) / "rows", {}, options.dtype, extremes=True) as writer,
     ):
-        for batch in batches:
-            rows = reader(batch)
+        for batch, rows in read:
             writer.append("train", rows.pop("activations"), rows | {"sequence": batch.document, "labels": batch.label})
         writer.flush()
 
