@@ -39,6 +39,14 @@ def probes_dir(subject: str) -> Path:
     return Path("data") / subject / "probes"
 
 
+def prompts_dir(subject: str, arm: str) -> Path:
+    return Path("data") / subject / "prompts" / arm
+
+
+def baselines_dir(subject: str) -> Path:
+    return Path("data") / subject / "prompts" / "baselines"
+
+
 def lm_dir(subject: str) -> Path:
     return Path("models") / subject / "lm"
 

@@ -150,7 +150,16 @@ class BaseVariant(Strict):
     steps: Count | None = None
     """Steps at the constant rate that every seed takes, converged or not: for comparisons at equal data and steps."""
     archetypal: Archetypal | None = None
+    soft_frozen: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The least cosine of a decoder row to its own start: the soft-frozen decoder that Korznikov et al. 2026 (arXiv
+    2602.14111) hold against trained SAEs, with 0.8. A control, whose latents are barely learned."""
     objectives: Objectives = Objectives()
+
+    @model_validator(mode="after")
+    def _frozen_rows_stay(self) -> Self:
+        if self.soft_frozen and self.archetypal:
+            raise ValueError("soft_frozen or archetypal, not both: an archetypal decoder has no rows of its own")
+        return self
 
     @field_validator("seeds")
     @classmethod
@@ -356,6 +365,28 @@ class SaeBench(Strict):
     """Label shuffles that the dense probe must all beat for a task to count (19 give a one-sided p of 0.05)."""
 
 
+class SaeProbes(Strict):
+    """sae-probes (Kantamneni et al. 2025, arXiv 2502.16681): probes on k latents, on 113 data sets of prompts."""
+
+    datasets: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)]
+    """Names of the package's data sets."""
+    settings: Annotated[tuple[Literal["normal", "scarcity", "imbalance"], ...], Field(min_length=1)]
+    splits: Annotated[tuple[int, ...], Field(min_length=1)]
+    """Seeds of the splits into training and test rows; 42 is the package's own."""
+    ks: Annotated[tuple[Count, ...], Field(min_length=1)]
+    control_seeds: Count
+    """Of so many seeds, the first ones, the controls are probed."""
+    wide_ks: tuple[Count, ...] = ()
+    """Of the setting normal, its first split, the SAE, the principal components and the neurons alone: a probe on 128
+    latents takes some forty times as long as one on 16."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        if len({*self.ks, *self.wide_ks}) < len(self.ks) + len(self.wide_ks):
+            raise ValueError("every k once, in ks or in wide_ks")
+        return self
+
+
 class Params(Strict):
     compute: Compute
     budget: Budget
@@ -364,6 +395,7 @@ class Params(Strict):
     stability: Stability
     calibration: Calibration
     saebench: SaeBench
+    sae_probes: SaeProbes
 
     def seeds(self, variant: BaseVariant) -> tuple[int, ...]:
         """The seeds that a variant is trained with."""
@@ -820,6 +852,21 @@ class OfSubject(Strict):
     variant: str
 
 
+class PromptedArm(Strict):
+    """An arm of a language subject that reads the prompts of sae-probes."""
+
+    subject: str
+    arm: ModelArm
+
+
+class Probing(Strict):
+    """An SAE whose latents are probed, and the variant of the same shape whose decoder is soft-frozen."""
+
+    subject: str
+    variant: str
+    frozen: str
+
+
 class Study(Strict):
     root: str
     study_file: str
@@ -833,6 +880,9 @@ class Study(Strict):
     runs: dict[str, Run]
     pairs: dict[str, Pair]
     benches: dict[str, OfSubject]
+    prompted: dict[str, PromptedArm]
+    baselines: dict[str, dict[str, str]]
+    probings: dict[str, Probing]
     comparisons: dict[str, Comparison]
     factorials: dict[str, Factorial]
     certificates: dict[str, OfSubject]

@@ -123,6 +123,8 @@ class Architecture(ABC, Generic[V]):
         stack.parameters["b_enc"] = torch.zeros(len(keys), 1, d_sae, device=rows.device)
         stack.parameters["b_dec"] = torch.zeros(len(keys), 1, self.d_out, device=rows.device)
         self.add_parameters(stack)
+        if self.variant.soft_frozen:
+            stack.buffers["start"] = normalize(stack.parameters["W_dec"], dim=-1)
         return stack
 
     def _encoder_rows(self, stack: Stack, randoms: list[torch.Generator]) -> Tensor:
@@ -206,6 +208,12 @@ class Architecture(ABC, Generic[V]):
             mix.relu_().div_(mix.sum(-1, keepdim=True).clamp(min=1e-12))
             length = torch.linalg.vector_norm(deviation, dim=-1, keepdim=True).clamp(min=1e-12)
             deviation.mul_((archetypal.delta / length).clamp(max=1))
+        if least := self.variant.soft_frozen:
+            rows, start = stack.parameters["W_dec"], stack.buffers["start"]
+            length = torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+            along = (rows * start).sum(-1, keepdim=True)
+            nearest = least * start + (1 - least**2) ** 0.5 * normalize(rows - along * start, dim=-1)
+            rows.copy_(torch.where(along < least * length, length * nearest, rows))
 
     def calibrate(self, stack: Stack, x: Tensor) -> None:
         """Set what inference needs beyond the trained parameters, from training rows x [rows, d_in]."""
