@@ -7,7 +7,7 @@ from typing import Any
 from reseed.activations.store import read_activations
 from reseed.artifacts import activations_dir, baselines_dir, prompts_dir, write_parquet, write_tensors, writing
 from reseed.benchmarks.prompts import chosen_datasets
-from reseed.benchmarks.sae_probes import DENSE, RECORDS, Arm, principal_components, probe_all
+from reseed.benchmarks.sae_probes import DENSE, RANDOM_DENSE, RECORDS, Arm, principal_components, probe_all
 from reseed.params import RANDOM_MODEL, TRAINED, load_params
 from reseed.saes.rows import evenly
 from reseed.stage import run_stage
@@ -28,7 +28,7 @@ def baselines(subject: str) -> dict[str, Any]:
             Arm("pca", 0, prompts, basis),
             Arm("neurons", 0, prompts),
             Arm(DENSE, 0, prompts),
-            Arm(f"random_model_{DENSE}", 0, prompts_dir(subject, RANDOM_MODEL)),
+            Arm(RANDOM_DENSE, 0, prompts_dir(subject, RANDOM_MODEL)),
         ]
         table = probe_all(chosen_datasets(options.datasets), arms, options, resumable, params.compute.threads)
         path.mkdir()

@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from reseed import ReseedError
+from reseed.artifacts import lm_dir
+from reseed.models.language import is_encoder
 from reseed.reports import history, plots, readme, studies
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -56,6 +58,21 @@ def table() -> None:
     """Write the result tables of the README and docs/studies.md from the metrics."""
     print("README.md: result tables written" if readme.update() else "README.md: result tables are up to date")
     print("docs/studies.md: written" if studies.update() else "docs/studies.md: up to date")
+
+
+@app.command()
+def benchmarks(subject: Annotated[str, typer.Argument(help="a language subject, such as gsm8k-gpt")]) -> None:
+    """Print which of SAEBench's evals can run here on a subject, and why the others cannot."""
+    from reseed.benchmarks import evals
+
+    encoder, hub = is_encoder(lm_dir(subject)), evals.hub_reachable()
+    found = Table(title=f"SAEBench on {subject}", title_justify="left")
+    for column in ("eval", "runs here", "why not", "may gate a claim"):
+        found.add_column(column, overflow="fold")
+    for name, one in evals.EVALS.items():
+        why = evals.preflight(name, subject, encoder, hub)
+        found.add_row(name, "no" if why else "yes", "; ".join(why), "yes" if one.gates else "no")
+    Console().print(found)
 
 
 @app.command(name="plots")

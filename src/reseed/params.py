@@ -377,14 +377,33 @@ class SaeProbes(Strict):
     control_seeds: Count
     """Of so many seeds, the first ones, the controls are probed."""
     wide_ks: tuple[Count, ...] = ()
-    """Of the setting normal, its first split, the SAE, the principal components and the neurons alone: a probe on 128
-    latents takes some forty times as long as one on 16."""
+    """Of the setting normal, its first split and the SAE alone: a probe on 128 latents takes some forty times as long
+    as one on 16."""
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
         if len({*self.ks, *self.wide_ks}) < len(self.ks) + len(self.wide_ks):
             raise ValueError("every k once, in ks or in wide_ks")
         return self
+
+
+EvalName = Literal[
+    "core", "sparse_probing", "sparse_probing_sae_probes", "absorption", "scr", "tpp", "autointerp", "ravel",
+    "unlearning", "meta_structure",
+]  # fmt: skip
+
+
+class Evals(Strict):
+    """SAEBench's own evals on the SAEs of language models, each in a process of its own."""
+
+    seed: int
+    """Of every generator that an eval may draw from."""
+    control_seeds: Count
+    """Of so many seeds, the first ones, the controls are judged."""
+    sequences: Count
+    """The first test sequences, which core reads."""
+    settings: dict[EvalName, dict[str, Any]]
+    """The evals to run, each with what it should not take from SAEBench's defaults."""
 
 
 class Params(Strict):
@@ -396,6 +415,7 @@ class Params(Strict):
     calibration: Calibration
     saebench: SaeBench
     sae_probes: SaeProbes
+    evals: Evals
 
     def seeds(self, variant: BaseVariant) -> tuple[int, ...]:
         """The seeds that a variant is trained with."""
@@ -860,7 +880,7 @@ class PromptedArm(Strict):
 
 
 class Probing(Strict):
-    """An SAE whose latents are probed, and the variant of the same shape whose decoder is soft-frozen."""
+    """An SAE whose latents are judged, and the variant of the same shape whose decoder is soft-frozen."""
 
     subject: str
     variant: str
@@ -883,6 +903,7 @@ class Study(Strict):
     prompted: dict[str, PromptedArm]
     baselines: dict[str, dict[str, str]]
     probings: dict[str, Probing]
+    evaluations: dict[str, Probing]
     comparisons: dict[str, Comparison]
     factorials: dict[str, Factorial]
     certificates: dict[str, OfSubject]

@@ -16,8 +16,7 @@ def write_result(path: Path, write: Callable[[str], object], identity: str) -> N
     """Let SAEBench write its result file and replace what varies from run to run.
 
     A file that is already there is deleted first and the new one must exist afterwards: SAEBench skips an eval whose
-    file exists and swallows the exceptions of one that fails. eval_id becomes `identity`, the time 0, and
-    sae_bench_commit_hash (which is the commit of the current directory, not of SAEBench) the package's version.
+    file exists and swallows the exceptions of one that fails. See `normalise` for what is replaced.
     Raises ReseedError if no file was written.
     """
     path.unlink(missing_ok=True)
@@ -25,6 +24,11 @@ def write_result(path: Path, write: Callable[[str], object], identity: str) -> N
     write(str(path))
     if not path.is_file():
         raise ReseedError(f"{path}: SAEBench wrote no result file for this SAE")
+    normalise(path, identity)
+
+
+def normalise(path: Path, identity: str) -> None:
+    """Replace what varies from run to run in a standard result file: times, random ids, the commit of the directory."""
     result = json.loads(path.read_text())
     if "eval_result_details" in result:
         result["eval_result_details"] = _without_nan(result["eval_result_details"])

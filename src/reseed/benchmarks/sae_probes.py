@@ -38,6 +38,7 @@ from torch import Tensor
 
 from reseed import ReseedError, installed_version
 from reseed.artifacts import read_tensors, sha256, writing
+from reseed.benchmarks.arms import SAE_ARM
 from reseed.benchmarks.prompts import read_prompts
 from reseed.benchmarks.summary import interval
 from reseed.params import SaeProbes
@@ -50,7 +51,7 @@ TEST_ROWS = 100
 TRAIN_ROWS = 1024
 RECORDS = "records.parquet"
 METRICS = ("f1", "acc", "auc")
-SAE_ARM, DENSE = "sae", "dense"
+DENSE, RANDOM_DENSE = "dense", "random_model_dense"
 PENALTIES = {DENSE: "l2", "sparse": "l1"}
 BASES = ("pca", "neurons")
 CONTROLS = ("random_sae", "frozen_sae", "random_model_sae", *BASES)
@@ -168,10 +169,12 @@ def probe_dataset(name: str, arms: Sequence[Arm], options: SaeProbes) -> list[di
         for arm in arms:
             of = where | {"arm": arm.name, "seed": arm.seed}
             width = made[arm].shape[1]
-            if arm.name.endswith(DENSE):
+            if arm.name == RANDOM_DENSE and split.seed != options.splits[0]:
+                continue  # it says how much of the classes an untrained model holds, and is compared with nothing
+            if arm.name in (DENSE, RANDOM_DENSE):
                 records += [of | found for found in probe(made[arm], classes, split, (width,), DENSE)]
                 continue
-            also = options.wide_ks if wide and arm.name in (SAE_ARM, *BASES) else ()
+            also = options.wide_ks if wide and arm.name == SAE_ARM else ()
             ks = [k for k in (*options.ks, *also) if k <= width]
             records += [of | found for found in probe(made[arm], classes, split, ks)]
     return records
@@ -245,13 +248,13 @@ def summarise(table: pd.DataFrame, confidence: float, group_size: int) -> dict[s
     for setting, of in table.groupby("setting", sort=True):
         dense = of[of["arm"] == DENSE]
         by = ["dataset", "split", "condition"]
-        joined = of[~of["arm"].str.endswith(DENSE)].merge(
+        joined = of[~of["arm"].isin([DENSE, RANDOM_DENSE])].merge(
             dense[[*by, *METRICS]], on=by, suffixes=("", "_dense"), validate="many_to_one"
         )
         for metric in METRICS:
             joined[metric] -= joined[f"{metric}_dense"]
         found: dict[str, Any] = {"dense": {metric: float(dense[metric].mean()) for metric in METRICS}}
-        other = of[of["arm"] == f"random_model_{DENSE}"]
+        other = of[of["arm"] == RANDOM_DENSE]
         if len(other):
             found["random_model_dense"] = {metric: float(other[metric].mean()) for metric in METRICS}
         for k, part in joined.groupby("k", sort=True):

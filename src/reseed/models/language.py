@@ -81,6 +81,11 @@ def load_checkpoint(config: RegisteredModel | ModelFolder, path: Path, arm: str,
     return convert(family, model, hooked)
 
 
+def is_encoder(path: Path) -> bool:
+    """Whether the model stored in `path` is an encoder, which predicts no next token."""
+    return str(read_json(path / "cfg.json").get("architecture", "")).startswith("Bert")
+
+
 def store_checkpoint(config: RegisteredModel | ModelFolder, path: Path) -> None:
     """Copy config.json and the weights into the directory `path`, with cfg.json that hashes them.
 

@@ -1,0 +1,271 @@
+"""SAEBench's own evals on any SAE: what each needs, whether it can run here, and its results, checked and flat.
+
+Every eval runs unmodified in a process of its own (`child`). What SAEBench 0.6.0 lets pass is an error here: an
+exception that it only logs, a missing or malformed result, -1 for NaN. Explained variance and MSE of core, which it
+computes wrongly, are left out of the figures, and are taken from SAELens' evaluation instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+from sae_bench.sae_bench_utils.testing_utils import validate_eval_output_format_file
+
+from reseed import ReseedError, installed_version
+from reseed.artifacts import sha256
+from reseed.benchmarks.arms import SAE_ARM
+from reseed.benchmarks.child import SAELENS_FILE
+from reseed.benchmarks.results import normalise
+from reseed.benchmarks.summary import interval
+
+Needs = Literal["nothing", "decoder"]
+WRONG = ("explained_variance", "explained_variance_legacy", "mse")
+"""Figures of core in SAEBench 0.6.0 that are not what their names say: its EV is that of no formula, its MSE depends
+on the batch size."""
+VARYING = ("train_time_seconds",)
+TOO_FEW_LETTERS = "insufficent first-letter features"  # as the package spells it
+
+
+@dataclass(frozen=True)
+class Eval:
+    """What an eval of SAEBench needs beyond an SAE."""
+
+    output: str
+    """module:class of its result's schema."""
+    folder: str = ""
+    """Under the output folder, where its results go."""
+    model: Needs = "decoder"
+    families: tuple[str, ...] = ()
+    """Model names it is made for; none named: any."""
+    hub: tuple[str, ...] = ()
+    """Data sets that it fetches."""
+    files: tuple[str, ...] = ()
+    """Files it reads from the working directory, which nothing can fetch for it."""
+    key: str | None = None
+    """An environment variable that it cannot do without."""
+    transformers_below: int | None = None
+    """The first major version of transformers that it breaks with."""
+    gigabytes: float = 2
+    """Memory beside the model, from its README."""
+    gates: bool = True
+    """Whether a claim may rest on it."""
+
+
+EVALS: dict[str, Eval] = {
+    "core": Eval("core.eval_output:CoreEvalOutput"),
+    "sparse_probing": Eval(
+        "sparse_probing.eval_output:SparseProbingEvalOutput",
+        hub=(
+            "LabHC/bias_in_bios", "canrager/amazon_reviews_mcauley_1and5", "codeparrot/github-code",
+            "fancyzhx/ag_news", "Helsinki-NLP/europarl",
+        ),
+    ),
+    "sparse_probing_sae_probes": Eval("sparse_probing_sae_probes.eval_output:SparseProbingSaeProbesEvalOutput"),
+    "absorption": Eval("absorption.eval_output:AbsorptionEvalOutput"),
+    "scr": Eval(
+        "scr_and_tpp.eval_output:ScrEvalOutput", folder="scr", gates=False,
+        hub=("LabHC/bias_in_bios", "canrager/amazon_reviews_mcauley_1and5"),
+    ),
+    "tpp": Eval(
+        "scr_and_tpp.eval_output:TppEvalOutput", folder="tpp", gates=False,
+        hub=("LabHC/bias_in_bios", "canrager/amazon_reviews_mcauley_1and5"),
+    ),
+    "autointerp": Eval(
+        "autointerp.eval_output:AutoInterpEvalOutput", hub=("monology/pile-uncopyrighted",), key="OPENAI_API_KEY"
+    ),
+    "ravel": Eval(
+        "ravel.eval_output:RAVELEvalOutput", families=("gemma-2-2b", "pythia-160m-deduped"),
+        hub=("adamkarvonen/ravel_prompts",), transformers_below=5, gigabytes=24,
+    ),
+    "unlearning": Eval(
+        "unlearning.eval_output:UnlearningEvalOutput", families=("gemma-2-2b-it",),
+        hub=("cais/wmdp", "cais/mmlu", "wikitext"),
+        files=("sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl",), gigabytes=24,
+    ),
+    "meta_structure": Eval("meta_structure.eval_output:MetaStructureEvalOutput", model="nothing"),
+}  # fmt: skip
+
+
+def preflight(name: str, model_name: str, encoder: bool, hub: bool) -> list[str]:
+    """Why the eval `name` cannot run here on this model; empty if it can.
+
+    hub: whether a hub can be reached. Raises ReseedError for a name that SAEBench does not have.
+    """
+    if name not in EVALS:
+        raise ReseedError(f"params.yaml: evals.settings: found {name!r}, allowed: {', '.join(EVALS)}")
+    one, why = EVALS[name], []
+    if one.model == "decoder" and encoder:
+        why.append("the model is an encoder, which predicts no next token")
+    if one.families and not any(model_name.lower().endswith(family) for family in one.families):
+        why.append(f"made for {', '.join(one.families)} alone")
+    if one.hub and not hub:
+        why.append(f"its data ({', '.join(one.hub)}) are on a hub that cannot be reached")
+    why += [
+        f"{file} is missing, a gated file that SAEBench does not fetch"
+        for file in one.files
+        if not Path(file).is_file()
+    ]
+    if one.key and not os.environ.get(one.key):
+        why.append(f"{one.key} is not set")
+    major = int((installed_version("transformers") or "0").split(".")[0])
+    if one.transformers_below and major >= one.transformers_below:
+        why.append(f"breaks with transformers {one.transformers_below} (decoder layers give tensors, it wants tuples)")
+    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
+    if free < one.gigabytes * 1e9:
+        why.append(f"needs {one.gigabytes:g} GB of memory, {free / 1e9:.1f} are free")
+    return why
+
+
+def hub_reachable() -> bool:
+    """Whether a hub answers within seconds, and is not forbidden by HF_HUB_OFFLINE."""
+    import requests
+    from huggingface_hub.constants import ENDPOINT
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    try:
+        return bool(requests.head(ENDPOINT, timeout=5).status_code < 500)
+    except requests.RequestException:
+        return False
+
+
+def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> dict[str, dict[str, float]] | str:
+    """The flat figures of every SAE of `job` ("saes": name -> folder, or -> SAELens id for a hub model).
+
+    The standard result files stay in `out`, made to repeat; the process' output goes to `log` and to the terminal.
+    What the eval keeps for itself lies in a folder of `work` that is named by the hash of all that it depends on.
+    Returns one sentence instead where the eval finds that the model cannot be judged by it. Raises ReseedError for a
+    failed process, a missing or malformed result, and NaN.
+    """
+    key = job_key(job)
+    place = work / f"{name}-{key[:16]}"
+    out.mkdir(parents=True, exist_ok=True)
+    (work / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
+    complete = dict(job) | {"eval": name, "out": str(out.resolve()), "work": str(place.resolve())}
+    (work / f"{name}.json").write_text(json.dumps(complete))
+    text = _process(work / f"{name}.json", log)
+    figures = {}
+    for sae in job["saes"]:
+        label = "custom_sae" if "subject" in job else str(job["saes"][sae])
+        file = out / EVALS[name].folder / f"{sae}_{label}_eval_results.json".replace("/", "_")
+        if not file.is_file():
+            if name == "absorption" and TOO_FEW_LETTERS in text:
+                return "the model knows the first letter of too few of its tokens (probes of F1 0.6 for 20 letters)"
+            raise ReseedError(f"{file}: SAEBench {name} wrote no result for this SAE; the end of {log} says why")
+        _check_schema(name, file)
+        normalise(file, identity=f"{key[:16]}/{sae}")
+        if name == "core":
+            _replace_wrong(file, place / SAELENS_FILE, sae)
+        figures[sae] = flat(file)
+    shutil.rmtree(place)
+    return figures
+
+
+def _replace_wrong(file: Path, right: Path, sae: str) -> None:
+    """Put SAELens' figures in place of core's wrong ones, and say so in the file."""
+    result = json.loads(file.read_text())
+    quality = result["eval_result_metrics"]["reconstruction_quality"]
+    for figure in WRONG:
+        quality.pop(figure, None)
+    if right.is_file():
+        quality |= json.loads(right.read_text())[sae]
+    result["replaced_by_saelens"] = sorted(set(WRONG) & quality.keys())
+    file.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def flat(file: Path) -> dict[str, float]:
+    """The figures of a standard result file as `category.metric`, without those that vary between runs.
+
+    Raises ReseedError for a missing category, or for -1, SAEBench's mark for NaN.
+    """
+    found: dict[str, float] = {}
+    for category, metrics in json.loads(file.read_text())["eval_result_metrics"].items():
+        for metric, value in metrics.items():
+            if metric in VARYING or value is None:
+                continue
+            if value == -1 or value != value:
+                raise ReseedError(f"{file}: {category}.{metric}: found {value}, SAEBench's mark for NaN")
+            found[f"{category}.{metric}"] = float(value)
+    if not found:
+        raise ReseedError(f"{file}: found no figure, allowed: those of one of SAEBench's evals")
+    return found
+
+
+def job_key(job: Mapping[str, Any]) -> str:
+    """The hash of the SAEs' contents and of everything else that a job names, with the versions that run it."""
+    contents = {}
+    for sae, folder in job["saes"].items():
+        weights = Path(folder) / "sae_weights.safetensors"
+        contents[sae] = sha256(weights) if weights.is_file() else str(folder)
+    versions = [f"{name} {installed_version(name)}" for name in ("sae-bench", "sae-lens", "torch", "transformer-lens")]
+    text = json.dumps({"job": dict(job) | {"saes": contents}, "versions": versions}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _process(job: Path, log: Path) -> str:
+    """Run the child; its output, which also goes to the log as it comes, and to the terminal if there is one."""
+    source = str(Path(__file__).parents[2])
+    environment = os.environ | {"PYTHONPATH": source, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    lines: list[str] = []
+    with (
+        log.open("w") as kept,
+        subprocess.Popen(
+            [sys.executable, "-P", "-m", "reseed.benchmarks.child", str(job)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+        ) as child,
+    ):  # fmt: skip
+        assert child.stdout is not None
+        for line in child.stdout:
+            kept.write(line)
+            lines.append(line)
+            if sys.stderr.isatty():
+                sys.stderr.write(line)
+    if child.returncode:
+        said = next((line for line in reversed(lines) if line.strip()), "nothing").strip()
+        raise ReseedError(f"{log}: SAEBench ended with {child.returncode}: {said.removeprefix('error: ')}")
+    return "".join(lines)
+
+
+def _check_schema(name: str, file: Path) -> None:
+    module, kind = EVALS[name].output.split(":")
+    wanted = getattr(importlib.import_module(f"sae_bench.evals.{module}"), kind)
+    try:
+        validate_eval_output_format_file(str(file), wanted)
+    except Exception as error:  # pydantic's, json's and jsonschema's
+        raise ReseedError(f"{file}: not a result of SAEBench {name} ({' '.join(str(error).split())[:200]})") from error
+
+
+def summarise(
+    figures: dict[str, dict[int, dict[str, float]]], confidence: float, group_size: int
+) -> dict[str, dict[str, Any]]:
+    """The tracked figures of one eval, from arm -> seed -> metric: the SAE's mean over seeds with its interval.
+
+    Beside it the mean of each control and, over the seeds that both have, the interval of the difference.
+    """
+    ours = figures[SAE_ARM]
+    summary: dict[str, dict[str, Any]] = {}
+    for metric in sorted(set.intersection(*(set(found) for found in ours.values()))):
+        row: dict[str, Any] = interval([found[metric] for found in ours.values()], confidence, group_size)
+        for arm, of in figures.items():
+            theirs = {seed: found[metric] for seed, found in of.items() if metric in found}
+            if arm == SAE_ARM or not theirs:
+                continue
+            row[arm] = sum(theirs.values()) / len(theirs)
+            apart = [ours[seed][metric] - theirs[seed] for seed in ours if seed in theirs]
+            if len(apart) > 1 and len(apart) >= 2 * group_size:
+                row[f"over_{arm}"] = interval(apart, confidence, group_size)
+        summary[metric] = row
+    return summary

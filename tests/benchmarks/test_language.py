@@ -1,0 +1,223 @@
+"""The benchmarks of a language model from end to end: its own stages, its files, SAEBench in processes of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from sae_lens import SAE
+from sae_probes.utils_data import read_numbered_dataset_df
+from torch.nn.functional import cross_entropy
+
+from reseed import ReseedError
+from reseed.activations.store import read_activations
+from reseed.artifacts import (
+    activations_dir,
+    baselines_dir,
+    lm_dir,
+    metrics_dir,
+    prompts_dir,
+    raw_dir,
+    read_json,
+    sae_dir,
+    sha256,
+    tokens_dir,
+)
+from reseed.benchmarks.prompts import read_prompts
+from reseed.models.language import load_language_model
+from reseed.params import load_language, load_params
+from reseed.saes.train import initial_weights
+from reseed.text.sequences import read_sequences
+from reseed.text.tokenizers import read_tokenizer
+from tests.conftest import ROOT
+from tests.text.builders import look_alikes, write_rows
+
+NAMES = ["119_us_state_TX", "155_athlete_sport_basketball"]
+N_CTX, SEQUENCES, HOOK = 32, 16, "blocks.1.hook_resid_post"
+
+
+def stage(name: str) -> Callable[..., dict[str, Any]]:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "stages" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    body: Callable[..., dict[str, Any]] = getattr(module, name)
+    return body
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A subject `tiny`, from its raw text to three SAEs of a variant, of its control and of the random model."""
+    folder = tmp_path_factory.mktemp("project")
+    subject = yaml.safe_load((ROOT / "subjects" / "gsm8k-gpt.yaml").read_text())
+    subject["data"] |= {"n_ctx": N_CTX, "tokenizer": {"kind": "bpe", "vocabulary": 400}}
+    training = {
+        "steps": 300,
+        "check_every": 100,
+        "dtype": "float32",
+        "below_bigram": 0,
+        "lr": 0.01,
+        "warm_up_steps": 20,
+    }
+    subject["model"] |= {"n_layers": 2, "d_model": 32, "n_heads": 2, "d_mlp": 64}
+    subject["model"]["training"] |= training
+    subject["capture"] |= {"hook_name": HOOK, "rows": 4000}
+    subject["sae"] |= {"batch_size": 64, "max_steps": 200, "min_steps": 100, "check_every": 50, "aux_k": 0}
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["train"]["seeds"] = [0, 1, 2]
+    params["variants"] = {
+        "tiny": {"architecture": "topk", "d_sae": 64, "k": 4},
+        "frozen": {"architecture": "topk", "d_sae": 64, "k": 4, "soft_frozen": 0.9},
+        "wider": {"architecture": "topk", "d_sae": 96, "k": 4, "soft_frozen": 0.9},
+    }
+    params["sae_probes"] |= {"datasets": NAMES, "splits": [42], "ks": [1, 4], "wide_ks": [8]}
+    core = {"n_eval_reconstruction_batches": 4, "n_eval_sparsity_variance_batches": 4, "eval_batch_size_prompts": 4}
+    meta = {"train_steps": 20, "k": 2}
+    settings = {"core": core | {"context_size": N_CTX}, "meta_structure": meta, "scr": {}, "ravel": {}}
+    params["evals"] |= {"sequences": SEQUENCES, "settings": settings}
+    (folder / "subjects").mkdir()
+    (folder / "subjects" / "tiny.yaml").write_text(yaml.safe_dump(subject))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        sizes = {"train": 600, "validation": 60, "test": 60}
+        texts = {split: look_alikes(n, seed) for seed, (split, n) in enumerate(sizes.items())}
+        write_rows(texts, raw_dir("tiny"))
+        stage("tokenize")("tiny")
+        stage("model")("tiny")
+        for arm in ("trained", "random_model"):
+            stage("capture")("tiny", arm)
+            stage("train")("tiny", "tiny", arm)
+            stage("prompts")("tiny", arm)
+        stage("train")("tiny", "frozen", "trained")
+        yield folder
+
+
+def model_of(arm: str = "trained") -> Any:
+    sequences = read_sequences(tokens_dir("tiny"))
+    return load_language_model(load_language("tiny").model, lm_dir("tiny"), arm, sequences, "tiny")
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.slow
+def test_prompts_are_read_at_their_last_token_after_bos() -> None:
+    tokenizer = read_tokenizer(tokens_dir("tiny"))
+    for arm in ("trained", "random_model"):
+        model, found = model_of(arm), read_prompts(prompts_dir("tiny", arm))
+        assert found.names == NAMES
+        texts = read_numbered_dataset_df(NAMES[1])["prompt"].tolist()
+        activations, classes = found.read(NAMES[1])
+        assert len(activations) == len(classes) == len(texts) == found.index["datasets"][NAMES[1]]["rows"]
+        long = [i for i, text in enumerate(texts) if len(tokenizer.tokenizer.encode(text).ids) > N_CTX - 1]
+        assert len(long) == found.index["datasets"][NAMES[1]]["cut"]
+        for i in (0, 5, 1000, *long[:2]):
+            ids = [tokenizer.bos, *tokenizer.tokenizer.encode(texts[i]).ids[-(N_CTX - 1) :]]
+            _, cache = model.run_with_cache(torch.tensor([ids]), names_filter=HOOK)
+            torch.testing.assert_close(activations[i], cache[HOOK][0, -1].detach(), rtol=1e-4, atol=1e-5)
+        assert set(classes.tolist()) == {0, 1}
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.slow
+def test_the_soft_frozen_decoder_stays_by_its_start_and_the_free_one_does_not() -> None:
+    params, subject = load_params(), load_language("tiny")
+    activations = read_activations(activations_dir("tiny", "trained"))
+    for variant, low in (("frozen", True), ("tiny", False)):
+        for seed in (0, 1):
+            start = initial_weights(params.variant(variant), subject.sae, params.train, seed, activations)["W_dec"]
+            trained = SAE.load_from_disk(sae_dir("tiny", variant) / f"seed_{seed}").W_dec.detach()
+            cosines = (start * trained).sum(1)
+            assert bool(cosines.min() > 0.9 - 1e-4) == low
+            assert cosines.max() <= 1 + 1e-5
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.slow
+def test_the_table_of_sae_probes_has_all_arms_and_its_figures_are_those_of_the_records() -> None:
+    stage("baselines")("tiny")
+    stage("sae_probes")("tiny", "tiny", "frozen")
+    records = pd.read_parquet(metrics_dir("tiny", "tiny") / "sae_probes" / "records.parquet")
+    base = pd.read_parquet(baselines_dir("tiny") / "records.parquet")
+    counts = records.groupby(["arm", "k"]).size()
+    assert counts["sae"].to_dict() == {1: 6, 4: 6, 8: 6}  # three seeds, two data sets
+    for control in ("random_sae", "frozen_sae", "random_model_sae"):
+        assert counts[control].to_dict() == {1: 4, 4: 4}  # of two seeds
+    assert sorted(base["arm"].unique()) == ["dense", "neurons", "pca", "random_model_dense"]
+    summary = read_json(metrics_dir("tiny", "tiny") / "sae_probes.json")
+    assert summary["datasets"] == 2
+    dense = base[base["arm"] == "dense"].set_index("dataset")["acc"]
+    ours = records[(records["arm"] == "sae") & (records["k"] == 4)]
+    assert summary["normal"]["dense"]["acc"] == pytest.approx(dense.mean(), rel=1e-4)
+    expected = (ours["acc"] - ours["dataset"].map(dense)).mean()
+    assert summary["normal"]["top_4"]["acc"]["delta"]["value"] == pytest.approx(expected, abs=1e-5)
+    assert set(summary["normal"]["top_4"]["acc"]) >= {"frozen_sae", "over_random_sae", "pca", "over_neurons"}
+    assert not list((Path("checkpoints") / "tiny").rglob("*.json"))
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.slow
+def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> None:
+    stage("evals")("tiny", "tiny", "frozen")
+    out = metrics_dir("tiny", "tiny")
+    found, first = read_json(out / "evals.json"), sha256(out / "evals.json")
+    assert found["scr"]["not_run"].startswith("its data (LabHC/bias_in_bios, canrager/amazon_reviews_mcauley_1and5)")
+    assert found["ravel"]["not_run"].startswith("made for gemma-2-2b, pythia-160m-deduped alone; its data (")
+    # the loss and the explained variance by hand, on the sequences that core read
+    sequences = read_sequences(tokens_dir("tiny"))
+    tokens = torch.cat([sequences.read(file)["tokens"] for file in sequences.files("test")])
+    tokens = tokens[:SEQUENCES].long()
+    model = model_of()
+    logits, cache = model.run_with_cache(tokens, names_filter=HOOK)
+    core = found["core"]
+    tokenizer = read_tokenizer(tokens_dir("tiny"))
+    text = ~torch.isin(tokens, torch.tensor([tokenizer.bos, tokenizer.separator, tokenizer.pad]))
+    here = text[:, :-1]
+    loss = cross_entropy(logits[:, :-1][here], tokens[:, 1:][here])
+    assert core["model_performance_preservation.ce_loss_without_sae"]["value"] == pytest.approx(loss.item(), rel=1e-5)
+    x, values = cache[HOOK][text], []
+    for seed in (0, 1, 2):
+        sae = SAE.load_from_disk(sae_dir("tiny", "tiny") / f"seed_{seed}")
+        values.append(1 - ((x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()).item())
+    ev = core["reconstruction_quality.explained_variance"]
+    assert ev["value"] == pytest.approx(sum(values) / 3, abs=0.01)
+    assert ev["low"] < ev["value"] < ev["high"]
+    assert core["sparsity.l0"]["value"] == pytest.approx(4, abs=1e-6)
+    for control in ("random_sae", "frozen_sae"):
+        assert ev[control] < ev["value"]
+    assert core["may_gate"] == 1
+    meta = found["meta_structure"]["meta_structure.decoder_fraction_variance_explained"]
+    assert set(meta) >= {"value", "random_sae", "frozen_sae", "random_model_sae", "over_random_sae"}
+    assert "meta_structure.train_time_seconds" not in found["meta_structure"]
+    result = read_json(out / "evals" / "core" / "tiny_sae_seed_0_custom_sae_eval_results.json")
+    assert result["replaced_by_saelens"] == ["explained_variance", "mse"]
+    assert result["datetime_epoch_millis"] == 0
+    shutil.rmtree(out / "evals")
+    stage("evals")("tiny", "tiny", "frozen")
+    assert sha256(out / "evals.json") == first
+
+
+@pytest.mark.slow
+def test_a_control_of_another_shape_or_an_sae_of_another_model_is_refused(project: Path) -> None:
+    with pytest.raises(ReseedError, match=r"variants\.wider: found .*'d_sae': 96.* allowed as a control: .*64"):
+        stage("evals")("tiny", "tiny", "wider")
+    own, other = sae_dir("tiny", "tiny") / "seed_2", sae_dir("tiny", "tiny", "random_model") / "seed_2"
+    kept = project / "kept"
+    shutil.move(own, kept)
+    shutil.copytree(other, own)
+    try:
+        for name in ("evals", "sae_probes"):
+            with pytest.raises(ReseedError, match=r"the SAE reads .* of the random_model model .* of the trained"):
+                stage(name)("tiny", "tiny", "frozen")
+            assert not (metrics_dir("tiny", "tiny") / f"{name}.partial").exists()
+    finally:
+        shutil.rmtree(own)
+        shutil.move(kept, own)
