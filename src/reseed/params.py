@@ -406,6 +406,19 @@ class Evals(Strict):
     """The evals to run, each with what it should not take from SAEBench's defaults."""
 
 
+class CeBench(Strict):
+    """Scores in the style of CE-Bench, on pairs of stories that differ in one respect."""
+
+    source: Literal["edits", "hub"]
+    """edits: of the subject's own test documents; hub: the official stories."""
+    revision: str | None = None
+    """Of the official stories, 40 hex digits."""
+    pairs: Annotated[int, Field(ge=2)]
+    """At most so many."""
+    seed: int
+    control_seeds: Count
+
+
 class Params(Strict):
     compute: Compute
     budget: Budget
@@ -416,6 +429,7 @@ class Params(Strict):
     saebench: SaeBench
     sae_probes: SaeProbes
     evals: Evals
+    ce_bench: CeBench
 
     def seeds(self, variant: BaseVariant) -> tuple[int, ...]:
         """The seeds that a variant is trained with."""

@@ -205,6 +205,20 @@ def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> Non
     assert sha256(out / "evals.json") == first
 
 
+@pytest.mark.usefixtures("project")
+@pytest.mark.slow
+def test_contrastive_scores_stand_beside_saes_of_equal_width_and_l0() -> None:
+    stage("ce_bench")("tiny", "tiny", "frozen")
+    found = read_json(metrics_dir("tiny", "tiny") / "ce_bench.json")
+    assert (found["pairs"], found["d_sae"], found["source"]) == (60, 64, "edits")
+    for arm in ("value", "random_sae", "frozen_sae", "random_model_sae"):
+        assert found["l0"][arm] == pytest.approx(4, abs=0.01)
+        # no z-score of 64 values can be larger than that of one that differs from 63 equal ones
+        assert 0 < found["corrected.contrastive"][arm] <= 63 / 8
+    assert set(found) >= {"as_published.independence", "corrected.combined"}
+    assert found["as_published.independence"]["value"] != found["corrected.independence"]["value"]
+
+
 @pytest.mark.slow
 def test_a_control_of_another_shape_or_an_sae_of_another_model_is_refused(project: Path) -> None:
     with pytest.raises(ReseedError, match=r"variants\.wider: found .*'d_sae': 96.* allowed as a control: .*64"):
