@@ -71,3 +71,31 @@ def test_a_broken_certificate_says_whether_it_moved_by_more_than_allowed(tmp_pat
     )
     assert near.endswith("| shared_fraction | broken | none |")
     assert far.endswith("| shared_fraction | broken | shared_fraction |")
+
+
+def test_benchmarks_stand_beside_their_controls_and_say_what_was_left_out(tmp_path: Path) -> None:
+    of = tmp_path / "metrics" / "tiny" / "topk"
+
+    def figure(value: float, **more: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.01, "high": value + 0.01, **more}
+
+    probes = {"delta": figure(-0.1), "wins": 3, "losses": 108, "ties": 2, "random_sae": -0.2, "pca": -0.05}
+    normal = {k: dict.fromkeys(("f1", "acc", "auc"), probes) for k in ("top_16", "top_2", "best_k")}
+    dense = {"f1": 0.7, "acc": 0.71, "auc": 0.72}
+    write_json(of / "sae_probes.json", {"datasets": 113, "normal": normal | {"dense": dense}})
+    core = {"model_performance_preservation.ce_loss_score": figure(0.97, random_sae=0.5)}
+    write_json(of / "evals.json", {"core": core, "ravel": {"not_run": "made for others"}})
+    scores = {
+        f"{kind}.{score}": figure(5.0)
+        for kind in ("corrected", "as_published")
+        for score in ("contrastive", "independence", "combined")
+    }
+    write_json(of / "ce_bench.json", scores | {"pairs": 40})
+    text = studies.page(tmp_path)
+    assert "| tiny/`topk` | 2 | -0.100 [-0.110, -0.090] |" in text
+    assert "| 3/108/2 | -0.200 |  |  | -0.050 |  |" in text
+    assert text.index("| tiny/`topk` | 2 |") < text.index("| tiny/`topk` | 16 |") < text.index("by validation")
+    assert "The dense probe itself: tiny/`topk`: F1 0.700, accuracy 0.710, AUC 0.720." in text
+    assert "| tiny/`topk` | loss kept | 0.970 [0.960, 0.980] | 0.500 |" in text
+    assert "- ravel: made for others" in text
+    assert "| tiny/`topk` | combined | 5.000 [4.990, 5.010] |  |  |  | 5.00 |" in text

@@ -155,7 +155,16 @@ def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> 
     (work / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
     complete = dict(job) | {"eval": name, "out": str(out.resolve()), "work": str(place.resolve())}
     (work / f"{name}.json").write_text(json.dumps(complete))
-    text = _process(work / f"{name}.json", log)
+    try:
+        text = _process(work / f"{name}.json", log)
+        return _results(name, job, out, place, key[:16], text, log)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _results(
+    name: str, job: Mapping[str, Any], out: Path, place: Path, key: str, text: str, log: Path
+) -> dict[str, dict[str, float]] | str:
     figures = {}
     for sae in job["saes"]:
         label = "custom_sae" if "subject" in job else str(job["saes"][sae])
@@ -165,11 +174,10 @@ def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> 
                 return "the model knows the first letter of too few of its tokens (probes of F1 0.6 for 20 letters)"
             raise ReseedError(f"{file}: SAEBench {name} wrote no result for this SAE; the end of {log} says why")
         _check_schema(name, file)
-        normalise(file, identity=f"{key[:16]}/{sae}")
+        normalise(file, identity=f"{key}/{sae}")
         if name == "core":
             _replace_wrong(file, place / SAELENS_FILE, sae)
         figures[sae] = flat(file)
-    shutil.rmtree(place)
     return figures
 
 

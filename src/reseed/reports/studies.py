@@ -8,6 +8,13 @@ from typing import Any
 
 from reseed.artifacts import read_json
 
+TITLES = {"sae_probes": "Probes on 113 data sets", "evals": "SAEBench", "ce_bench": "Contrastive scores"}
+SAE_CONTROLS = {
+    "random_sae": "random SAE",
+    "frozen_sae": "soft-frozen decoder",
+    "random_model_sae": "SAE of the random model",
+}
+PROBE_CONTROLS = SAE_CONTROLS | {"pca": "PCA", "neurons": "the model's dimensions"}
 FACTORIAL = ["what differs", "pw_mcc", "κ (covariance null)"]
 PAGE = Path("docs/studies.md")
 HEAD = """# What the studies found
@@ -18,6 +25,21 @@ Intervals are 95 % delete-one-seed jackknife. *not converged* travels with a num
 LANGUAGE = """
 Losses are of the test text, in nats a token, beside those of the n-grams of the training text; an encoder sees every
 token and has none. The effective rank is that of the captured rows, of the model and of its random-weights arm.
+"""
+PROBES = """
+Probes on k latents of an SAE less a dense probe on the model, on the 113 data sets of sae-probes
+([Kantamneni et al. 2025](https://arxiv.org/abs/2502.16681)): means over data sets and splits with intervals over SAE
+seeds; wins, losses and ties count data sets by AUC. Beside them the same difference in AUC for each control.
+"""
+EVALS = """
+SAEBench's own code, on the first test sequences: what the model keeps of its loss when it reads through the SAE (1: all
+of it, 0: as without the activation), explained variance as SAELens computes it, and how much of the decoder a smaller
+SAE explains. Below each table, what could not be run and why.
+"""
+CONTRASTS = """
+Not CE-Bench itself but its definitions ([Gulko et al. 2025](https://arxiv.org/abs/2509.00691)) on pairs of the
+subject's own test documents, one edited in its numbers or its relations. A maximum over latents grows with their
+number: compare only within a line. *As published* keeps two faults of the published code.
 """
 CALIBRATION = """
 c_dec is the mean |cosine| of two latents of one decoder, lowest where k is the number of features that are on
@@ -50,6 +72,9 @@ def page(root: Path = Path()) -> str:
     described = {path.parent.name: read_json(path) for path in sorted(metrics.glob("*/subject.json"))}
     if language := {name: one for name, one in described.items() if "accuracy" not in one["model"]}:
         parts.append(f"\n## Language models\n{LANGUAGE}\n{_language(language)}")
+    for name, head, show in (("sae_probes", PROBES, _probes), ("evals", EVALS, _evals), ("ce_bench", CONTRASTS, _ce)):
+        if found := sorted(metrics.glob(f"*/*/{name}.json")):
+            parts.append(f"\n## {TITLES[name]}\n{head}\n{show(found)}")
     if searched := sorted(metrics.glob("*/calibration.json")):
         parts.append(f"\n## The search for k\n{CALIBRATION}")
         parts += [f"\n### {path.parent.name}\n\n{_calibration(read_json(path))}" for path in searched]
@@ -102,6 +127,64 @@ def _language(subjects: dict[str, dict[str, Any]]) -> str:
         cells += [f"{model[key]['test']:.3f}" if key in model else "" for key in losses.values()]
         lines.append([*cells, *(f"{one[arm]['effective_rank']:.1f}" for arm in arms.values())])
     return _table(["subject", "parameters", "test sequences", "d_in", *losses, *arms], lines)
+
+
+def _probes(paths: list[Path]) -> str:
+    lines = []
+    for path in paths:
+        normal = read_json(path)["normal"]
+        ks = sorted((key for key in normal if key.startswith("top_")), key=lambda key: int(key[4:]))
+        for k in (*ks, "best_k"):
+            figures = normal[k]
+            auc = figures["auc"]
+            lines.append(
+                [
+                    _named(path), "by validation" if k == "best_k" else k.removeprefix("top_"),
+                    *(interval(figures[metric]["delta"]) for metric in ("f1", "acc", "auc")),
+                    f"{auc['wins']}/{auc['losses']}/{auc['ties']}",
+                    *(f"{auc[control]:.3f}" if control in auc else "" for control in PROBE_CONTROLS),
+                ]
+            )  # fmt: skip
+    header = ["SAE", "k", "F1", "accuracy", "AUC", "wins/losses/ties", *PROBE_CONTROLS.values()]
+    dense = {_named(path): read_json(path)["normal"]["dense"] for path in paths}
+    means = "; ".join(
+        f"{name}: F1 {one['f1']:.3f}, accuracy {one['acc']:.3f}, AUC {one['auc']:.3f}" for name, one in dense.items()
+    )
+    return f"{_table(header, lines)}\nThe dense probe itself: {means}.\n"
+
+
+def _evals(paths: list[Path]) -> str:
+    figures = {
+        "loss kept": ("core", "model_performance_preservation.ce_loss_score"),
+        "explained variance": ("core", "reconstruction_quality.explained_variance"),
+        "explained by a smaller SAE": ("meta_structure", "meta_structure.decoder_fraction_variance_explained"),
+    }
+    lines, left_out = [], set()
+    for path in paths:
+        content = read_json(path)
+        left_out |= {f"{name}: {one['not_run']}" for name, one in content.items() if "not_run" in one}
+        for label, (name, figure) in figures.items():
+            if figure in content.get(name, {}):
+                one = content[name][figure]
+                controls = (f"{one[control]:.3f}" if control in one else "" for control in SAE_CONTROLS)
+                lines.append([_named(path), label, interval(one), *controls])
+    reasons = "".join(f"- {reason}\n" for reason in sorted(left_out))
+    return _table(["SAE", "figure", "value", *SAE_CONTROLS.values()], lines) + (f"\n{reasons}" if reasons else "")
+
+
+def _ce(paths: list[Path]) -> str:
+    lines = []
+    for path in paths:
+        content = read_json(path)
+        for score in ("contrastive", "independence", "combined"):
+            one, published = content[f"corrected.{score}"], content[f"as_published.{score}"]
+            controls = (f"{one[control]:.2f}" if control in one else "" for control in SAE_CONTROLS)
+            lines.append([_named(path), score, interval(one), *controls, f"{published['value']:.2f}"])
+    return _table(["SAE", "score", "value", *SAE_CONTROLS.values(), "as published"], lines)
+
+
+def _named(path: Path) -> str:
+    return f"{path.parent.parent.name}/`{path.parent.name}`"
 
 
 def _calibration(content: dict[str, Any]) -> str:
