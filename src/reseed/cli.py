@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from reseed import ReseedError
 from reseed.artifacts import lm_dir
 from reseed.models.language import is_encoder
+from reseed.params import load_params
 from reseed.reports import history, plots, readme, studies
+from reseed.stage import device
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -73,6 +77,25 @@ def benchmarks(subject: Annotated[str, typer.Argument(help="a language subject, 
         why = evals.preflight(name, subject, encoder, hub)
         found.add_row(name, "no" if why else "yes", "; ".join(why), "yes" if one.gates else "no")
     Console().print(found)
+
+
+@app.command()
+def evaluate(
+    subject: Annotated[str, typer.Argument(help="a language subject whose activations are captured")],
+    source: Annotated[str, typer.Argument(help="a folder with an SAE or folders of SAEs, or release:id of SAELens")],
+    hook_name: Annotated[str | None, typer.Option(help="what the SAE reads, if its own files do not say")] = None,
+    name: Annotated[str | None, typer.Option(help="of the report; the folder's, if not given")] = None,
+    out: Annotated[Path, typer.Option(help="where the report goes")] = Path("evaluations"),
+) -> None:
+    """Judge SAEs that were trained elsewhere: SAELens, sparsify or dictionary_learning."""
+    from reseed.benchmarks import evaluate as evaluation
+
+    params, label = load_params(), name or source.rstrip("/").replace(":", "/").rpartition("/")[2]
+    torch.set_num_threads(params.compute.threads)
+    evaluation.evaluate(subject, source, label, hook_name, params, device(params.compute), out)
+    report = studies.benchmarks(out, f"{subject}/{label}")
+    (out / subject / label / "report.md").write_text(report.lstrip())
+    Console().print(Markdown(report))
 
 
 @app.command(name="plots")

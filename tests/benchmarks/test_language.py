@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+import typer.testing
 import yaml
 from sae_lens import SAE
 from sae_probes.utils_data import read_numbered_dataset_df
@@ -27,10 +29,11 @@ from reseed.artifacts import (
     raw_dir,
     read_json,
     sae_dir,
-    sha256,
     tokens_dir,
 )
+from reseed.benchmarks.ce_bench import edited_pairs
 from reseed.benchmarks.prompts import read_prompts
+from reseed.cli import app
 from reseed.models.language import load_language_model
 from reseed.params import load_language, load_params
 from reseed.saes.train import initial_weights
@@ -168,7 +171,7 @@ def test_the_table_of_sae_probes_has_all_arms_and_its_figures_are_those_of_the_r
 def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> None:
     stage("evals")("tiny", "tiny", "frozen")
     out = metrics_dir("tiny", "tiny")
-    found, first = read_json(out / "evals.json"), sha256(out / "evals.json")
+    found = read_json(out / "evals.json")
     assert found["scr"]["not_run"].startswith("its data (LabHC/bias_in_bios, canrager/amazon_reviews_mcauley_1and5)")
     assert found["ravel"]["not_run"].startswith("made for gemma-2-2b, pythia-160m-deduped alone; its data (")
     # the loss and the explained variance by hand, on the sequences that core read
@@ -197,12 +200,12 @@ def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> Non
     meta = found["meta_structure"]["meta_structure.decoder_fraction_variance_explained"]
     assert set(meta) >= {"value", "random_sae", "frozen_sae", "random_model_sae", "over_random_sae"}
     assert "meta_structure.train_time_seconds" not in found["meta_structure"]
-    result = read_json(out / "evals" / "core" / "tiny_sae_seed_0_custom_sae_eval_results.json")
+    result = read_json(out / "evals" / "core" / "sae_seed_0_custom_sae_eval_results.json")
     assert result["replaced_by_saelens"] == ["explained_variance", "mse"]
     assert result["datetime_epoch_millis"] == 0
     shutil.rmtree(out / "evals")
     stage("evals")("tiny", "tiny", "frozen")
-    assert sha256(out / "evals.json") == first
+    assert read_json(out / "evals.json") == found
 
 
 @pytest.mark.usefixtures("project")
@@ -210,13 +213,57 @@ def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> Non
 def test_contrastive_scores_stand_beside_saes_of_equal_width_and_l0() -> None:
     stage("ce_bench")("tiny", "tiny", "frozen")
     found = read_json(metrics_dir("tiny", "tiny") / "ce_bench.json")
-    assert (found["pairs"], found["d_sae"], found["source"]) == (60, 64, "edits")
+    pairs = edited_pairs(raw_dir("tiny") / "test.jsonl", 400, 0)
+    assert (found["pairs"], found["source"]) == (len(pairs), "edits")
+    assert len(pairs) > 50
     for arm in ("value", "random_sae", "frozen_sae", "random_model_sae"):
         assert found["l0"][arm] == pytest.approx(4, abs=0.01)
         # no z-score of 64 values can be larger than that of one that differs from 63 equal ones
         assert 0 < found["corrected.contrastive"][arm] <= 63 / 8
     assert set(found) >= {"as_published.independence", "corrected.combined"}
     assert found["as_published.independence"]["value"] != found["corrected.independence"]["value"]
+
+
+@pytest.mark.slow
+def test_saes_from_elsewhere_get_the_same_report(project: Path) -> None:
+    own = sae_dir("tiny", "tiny")
+    for seed in (0, 1):
+        # as dictionary_learning stores a TopK autoencoder
+        sae = SAE.load_from_disk(own / f"seed_{seed}")
+        folder = project / "elsewhere" / f"run_{seed}"
+        folder.mkdir(parents=True)
+        weights = {
+            "encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "decoder.weight": sae.W_dec.T,
+            "b_dec": sae.b_dec, "k": torch.tensor(4), "threshold": torch.tensor(-1.0),
+        }  # fmt: skip
+        torch.save({name: tensor.detach().clone() for name, tensor in weights.items()}, folder / "ae.pt")
+        (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK"}}))
+    called = typer.testing.CliRunner().invoke
+    refused = called(app, ["evaluate", "tiny", "elsewhere"])
+    assert isinstance(refused.exception, ReseedError)
+    assert "does not say which hook point it reads" in str(refused.exception)
+    assert not (project / "evaluations" / "tiny" / "elsewhere").exists()
+    done = called(app, ["evaluate", "tiny", "elsewhere", "--hook-name", HOOK])
+    assert done.exit_code == 0, done.output
+    out = project / "evaluations" / "tiny" / "elsewhere"
+    ours, theirs = read_json(metrics_dir("tiny", "tiny") / "evals.json"), read_json(out / "evals.json")
+    figure = "model_performance_preservation.ce_loss_without_sae"
+    assert theirs["core"][figure]["value"] == pytest.approx(ours["core"][figure]["value"], rel=1e-6)
+    score = "model_performance_preservation.ce_loss_score"
+    results = metrics_dir("tiny", "tiny") / "evals" / "core"
+    same = [read_json(results / f"sae_seed_{seed}_custom_sae_eval_results.json") for seed in (0, 1)]
+    expected = [one["eval_result_metrics"]["model_performance_preservation"]["ce_loss_score"] for one in same]
+    assert theirs["core"][score]["value"] == pytest.approx(sum(expected) / 2, rel=1e-5)
+    assert theirs["core"][score]["random_sae"] < theirs["core"][score]["value"]
+    assert theirs["core"]["sparsity.l0"]["random_sae"] == pytest.approx(4, abs=1e-6)
+    records = pd.read_parquet(metrics_dir("tiny", "tiny") / "sae_probes" / "records.parquet")
+    again = pd.read_parquet(out / "records.parquet")
+    keys = ["dataset", "seed", "k"]
+    both = records[records["arm"] == "sae"].merge(again[again["arm"] == "sae"], on=keys)
+    assert len(both) == 2 * 2 * 3  # data sets, seeds, ks
+    assert (both["acc_x"] - both["acc_y"]).abs().max() < 1e-9
+    assert "## SAEBench" in (out / "report.md").read_text()
+    assert "tiny/`elsewhere`" in (out / "report.md").read_text()
 
 
 @pytest.mark.slow

@@ -147,11 +147,11 @@ class AuxLoss:
 def dictionary_learning_trainer(architecture: Literal["topk", "batchtopk"], **arguments: Any) -> Any:
     """A new TopKTrainer or BatchTopKTrainer; layer and model name are only written into its config."""
     name, module = {"topk": ("TopKTrainer", "top_k"), "batchtopk": ("BatchTopKTrainer", "batch_top_k")}[architecture]
-    trainer = getattr(_dictionary_learning(f"trainers.{module}"), name)
+    trainer = getattr(dictionary_learning(f"trainers.{module}"), name)
     return trainer(layer=0, lm_name="none", **arguments)
 
 
-def _dictionary_learning(module: str) -> ModuleType:
+def dictionary_learning(module: str) -> ModuleType:
     """A module of dictionary_learning, which imports nnsight's LanguageModel for buffers that no trainer uses.
 
     nnsight before 0.4, which it wants, needs torchvision and diffusers; a name to import stands in for it meanwhile.

@@ -23,9 +23,15 @@ from torch import Tensor
 
 from reseed import ReseedError
 from reseed.activations.language import Reader, TextBatch
-from reseed.artifacts import derive_seed
+from reseed.artifacts import derive_seed, lm_dir, raw_dir, tokens_dir
+from reseed.benchmarks.arms import JudgedSae
+from reseed.benchmarks.summary import beside_controls
+from reseed.models.language import load_language_model
+from reseed.params import Params, load_language
+from reseed.stage import progress
 from reseed.text.documents import read_documents
-from reseed.text.tokenizers import TextTokenizer
+from reseed.text.sequences import read_sequences
+from reseed.text.tokenizers import TextTokenizer, read_tokenizer
 
 OPPOSITES = (
     ("more", "fewer"), ("most", "least"), ("twice", "half"), ("bought", "sold"), ("buys", "sells"), ("first", "last"),
@@ -34,6 +40,8 @@ OPPOSITES = (
 )  # fmt: skip
 _SWAPPED = {word: other for pair in OPPOSITES for word, other in (pair, pair[::-1])}
 _RELATION = re.compile(rf"\b({'|'.join(_SWAPPED)})\b", re.IGNORECASE)
+STORIES = 64
+"""How many are encoded at a time."""
 _NUMBER = re.compile(r"\d")
 
 
@@ -127,28 +135,69 @@ def scores(sae: SAE[Any], pairs: Sequence[PairActivations]) -> dict[str, float]:
     Of a pair: V1 and V2 the mean latents of its stories, I that of the tokens of both; contrastive = max z(|V1 - V2|),
     independence = max z(|I - mean of I over pairs|), combined = max z of the sum of both; z over latents.
     """
+    text, bos, on = _sums(sae, [story for pair in pairs for story in (pair.story1, pair.story2)], pairs[0].first)
+    tokens = torch.tensor([len(story) for pair in pairs for story in (pair.story1, pair.story2)])
     found: dict[str, float] = {}
     for name, first in (("as_published", 0), ("corrected", pairs[0].first)):
-        sums = []
-        for pair in pairs:
-            latents = [sae.encode(story[first:]) for story in (pair.story1, pair.story2)]
-            sums.append([(of.sum(0), len(of), float((of != 0).sum())) for of in latents])
-        means = [(a / n, b / m, (a + b) / (n + m)) for (a, n, _), (b, m, _) in sums]
-        centre = torch.zeros_like(means[0][2])
-        if name == "corrected":
-            centre = torch.stack([both for _, _, both in means]).mean(0)
-        apart = [((V1 - V2).abs(), (both - centre).abs()) for V1, V2, both in means]
+        sums = text if first else text + bos
+        lengths = (tokens - first).unsqueeze(1)
+        V1, V2 = (sums / lengths)[0::2], (sums / lengths)[1::2]
+        both = (sums[0::2] + sums[1::2]) / (lengths[0::2] + lengths[1::2])
+        # what the published code takes for the mean over pairs is zero
+        centre = both.mean(0) if name == "corrected" else torch.zeros_like(both[0])
+        contrast, distance = (V1 - V2).abs(), (both - centre).abs()
         for score, values in (
-            ("contrastive", [contrast for contrast, _ in apart]),
-            ("independence", [distance for _, distance in apart]),
-            ("combined", [contrast + distance for contrast, distance in apart]),
+            ("contrastive", contrast),
+            ("independence", distance),
+            ("combined", contrast + distance),
         ):
-            found[f"{name}.{score}"] = float(torch.stack([_largest_z(value) for value in values]).mean())
-        tokens = sum(n + m for (_, n, _), (_, m, _) in sums)
-        found["l0"] = sum(on + other for (_, _, on), (_, _, other) in sums) / tokens
+            found[f"{name}.{score}"] = float(_largest_z(values).mean())
+    found["l0"] = float(on / (tokens - pairs[0].first).sum())
     return found
 
 
+def _sums(sae: SAE[Any], stories: list[Tensor], first: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the latents [stories, d_sae] over the text, over BOS (apart: it dwarfs all), and how many fire."""
+    text = torch.zeros(len(stories), sae.cfg.d_sae)
+    bos, on = torch.zeros_like(text), torch.zeros((), dtype=torch.float64)
+    for start in range(0, len(stories), STORIES):
+        part = stories[start : start + STORIES]
+        acts = sae.encode(torch.cat(part))
+        owner = torch.repeat_interleave(
+            torch.arange(start, start + len(part)), torch.tensor([len(story) for story in part])
+        )
+        of_bos = torch.cat([torch.arange(len(story)) < first for story in part])
+        text.index_add_(0, owner[~of_bos], acts[~of_bos])
+        bos.index_add_(0, owner[of_bos], acts[of_bos])
+        on += (acts[~of_bos] != 0).sum()
+    return text, bos, on
+
+
 def _largest_z(values: Tensor) -> Tensor:
-    spread = values.std()
-    return ((values - values.mean()) / (spread if spread > 0 else 1)).max()
+    """The largest z-score of each row [rows, latents]; 0 where a row does not vary."""
+    spread = values.std(1, keepdim=True)
+    return ((values - values.mean(1, keepdim=True)) / torch.where(spread > 0, spread, 1)).amax(1)
+
+
+def judge(
+    saes: Sequence[JudgedSae], subject: str, params: Params, device: torch.device, group_size: int
+) -> dict[str, Any]:
+    """Tracked figures of SAEs of one width on a subject's pairs; raises ReseedError for pairs that cannot be had."""
+    config, options = load_language(subject), params.ce_bench
+    sequences, tokenizer = read_sequences(tokens_dir(subject)), read_tokenizer(tokens_dir(subject))
+    if options.source == "hub":
+        pairs = hub_pairs(options.revision, options.pairs)
+    else:
+        pairs = edited_pairs(raw_dir(subject) / "test.jsonl", options.pairs, options.seed)
+    held = {}
+    for arm in sorted({one.reads for one in saes}):
+        model = load_language_model(config.model, lm_dir(subject), arm, sequences, subject)
+        held[arm] = read_pairs(Reader(model, config.capture, device), tokenizer, sequences.n_ctx, pairs)
+    figures: dict[str, dict[int, dict[str, float]]] = {}
+    with progress(len(saes), f"contrastive scores on {subject}", "SAE") as bar:
+        for one in saes:
+            sae = SAE.load_from_disk(one.folder, device="cpu")
+            figures.setdefault(one.name, {})[one.seed] = scores(sae, held[one.reads])
+            bar.update()
+    summary: dict[str, Any] = beside_controls(figures, params.stability.confidence, group_size)
+    return summary | {"pairs": len(pairs), "source": options.source}

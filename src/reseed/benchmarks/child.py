@@ -44,6 +44,7 @@ def main(job: dict[str, Any]) -> None:
     """Run one eval on SAEs of a subject's own model, or of a hub model by SAELens' release and id."""
     saes: list[tuple[str, Any]] = [(name, str(found)) for name, found in job["saes"].items()]
     torch.set_num_threads(job["threads"])
+    torch.use_deterministic_algorithms(True, warn_only=True)
     if "subject" in job:
         os.chdir(job["root"])
         model = _local_model(job)

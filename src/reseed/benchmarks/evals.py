@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,11 +24,14 @@ import torch
 from sae_bench.sae_bench_utils.testing_utils import validate_eval_output_format_file
 
 from reseed import ReseedError, installed_version
-from reseed.artifacts import sha256
-from reseed.benchmarks.arms import SAE_ARM
+from reseed.artifacts import lm_dir, sha256
+from reseed.benchmarks.arms import JudgedSae
 from reseed.benchmarks.child import SAELENS_FILE
 from reseed.benchmarks.results import normalise
-from reseed.benchmarks.summary import interval
+from reseed.benchmarks.summary import beside_controls
+from reseed.models.language import is_encoder
+from reseed.params import Params
+from reseed.stage import progress
 
 Needs = Literal["nothing", "decoder"]
 WRONG = ("explained_variance", "explained_variance_legacy", "mse")
@@ -122,9 +125,9 @@ def preflight(name: str, model_name: str, encoder: bool, hub: bool) -> list[str]
     major = int((installed_version("transformers") or "0").split(".")[0])
     if one.transformers_below and major >= one.transformers_below:
         why.append(f"breaks with transformers {one.transformers_below} (decoder layers give tensors, it wants tuples)")
-    free = torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else psutil.virtual_memory().available
-    if free < one.gigabytes * 1e9:
-        why.append(f"needs {one.gigabytes:g} GB of memory, {free / 1e9:.1f} are free")
+    here = torch.cuda.mem_get_info()[1] if torch.cuda.is_available() else psutil.virtual_memory().total
+    if here < one.gigabytes * 1e9:
+        why.append(f"needs {one.gigabytes:g} GB of memory, {here / 1e9:.0f} are there")
     return why
 
 
@@ -139,6 +142,51 @@ def hub_reachable() -> bool:
         return bool(requests.head(ENDPOINT, timeout=5).status_code < 500)
     except requests.RequestException:
         return False
+
+
+def judge(
+    saes: Sequence[JudgedSae],
+    subject: str,
+    models: Mapping[str, str],
+    params: Params,
+    device: torch.device,
+    group_size: int,
+    results: Path,
+    work: Path,
+) -> dict[str, Any]:
+    """The tracked figures of every configured eval; `not_run` says why one cannot be run here.
+
+    models: the sha256 of the model of each arm. Standard result files go to `results`, logs to `work`. Raises
+    ReseedError as `run` does.
+    """
+    options = params.evals
+    summary: dict[str, Any] = {}
+    encoder, hub = is_encoder(lm_dir(subject)), hub_reachable()
+    with progress(len(options.settings), f"SAEBench on {subject}", "eval") as bar:
+        for name, settings in sorted(options.settings.items()):
+            why = preflight(name, subject, encoder, hub)
+            figures: dict[str, dict[int, dict[str, float]]] = {}
+            for arm in () if why else sorted({one.reads for one in saes}, reverse=True):
+                judged = {f"{one.name}_seed_{one.seed}": one for one in saes if one.reads == arm}
+                job = {
+                    "saes": {label: str(one.folder.resolve()) for label, one in judged.items()},
+                    "subject": subject, "arm": arm, "model_name": subject, "model_sha256": models[arm],
+                    "root": str(Path.cwd()), "threads": params.compute.threads, "device": str(device),
+                    "seed": options.seed, "sequences": options.sequences, "settings": settings,
+                }  # fmt: skip
+                found = run(name, job, results / name, work, work / f"{name}@{arm}.log")
+                if isinstance(found, str):
+                    why.append(found)
+                    break
+                for label, of in found.items():
+                    figures.setdefault(judged[label].name, {})[judged[label].seed] = of
+            if why:
+                summary[name] = {"not_run": "; ".join(why)}
+            else:
+                summary[name] = beside_controls(figures, params.stability.confidence, group_size)
+                summary[name]["may_gate"] = int(EVALS[name].gates)
+            bar.update()
+    return summary
 
 
 def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> dict[str, dict[str, float]] | str:
@@ -254,26 +302,3 @@ def _check_schema(name: str, file: Path) -> None:
         validate_eval_output_format_file(str(file), wanted)
     except Exception as error:  # pydantic's, json's and jsonschema's
         raise ReseedError(f"{file}: not a result of SAEBench {name} ({' '.join(str(error).split())[:200]})") from error
-
-
-def summarise(
-    figures: dict[str, dict[int, dict[str, float]]], confidence: float, group_size: int
-) -> dict[str, dict[str, Any]]:
-    """The tracked figures of one eval, from arm -> seed -> metric: the SAE's mean over seeds with its interval.
-
-    Beside it the mean of each control and, over the seeds that both have, the interval of the difference.
-    """
-    ours = figures[SAE_ARM]
-    summary: dict[str, dict[str, Any]] = {}
-    for metric in sorted(set.intersection(*(set(found) for found in ours.values()))):
-        row: dict[str, Any] = interval([found[metric] for found in ours.values()], confidence, group_size)
-        for arm, of in figures.items():
-            theirs = {seed: found[metric] for seed, found in of.items() if metric in found}
-            if arm == SAE_ARM or not theirs:
-                continue
-            row[arm] = sum(theirs.values()) / len(theirs)
-            apart = [ours[seed][metric] - theirs[seed] for seed in ours if seed in theirs]
-            if len(apart) > 1 and len(apart) >= 2 * group_size:
-                row[f"over_{arm}"] = interval(apart, confidence, group_size)
-        summary[metric] = row
-    return summary

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from reseed.benchmarks.arms import SAE_ARM
 from reseed.stability.jackknife import Estimate, Groups, leave_one_out
 
 Accuracies = dict[str, dict[int, float]]
@@ -64,9 +65,37 @@ def probing_summary(
 
 
 def interval(figures: list[float], confidence: float, group_size: int) -> dict[str, float]:
-    """Mean over seeds with its jackknife interval; the unit is a group of seeds that trained together."""
+    """Mean over seeds with its jackknife interval; the unit is a group of seeds that trained together.
+
+    One unit alone has no interval.
+    """
     groups = Groups(len(figures), group_size)
+    if len(groups) < 2:
+        return {"value": float(np.mean(figures))}
     estimate = leave_one_out(lambda chosen: float(np.mean([figures[i] for i in groups.members(chosen)])), len(groups))
     assert isinstance(estimate, Estimate)
     low, high = estimate.interval(confidence)
     return {"value": estimate.value, "low": low, "high": high}
+
+
+def beside_controls(
+    figures: dict[str, dict[int, dict[str, float]]], confidence: float, group_size: int
+) -> dict[str, dict[str, Any]]:
+    """Tracked figures from arm -> seed -> metric: the SAE's mean over seeds with its interval.
+
+    Beside it the mean of each control and, over the seeds that both have, the interval of the difference.
+    """
+    ours = figures[SAE_ARM]
+    summary: dict[str, dict[str, Any]] = {}
+    for metric in sorted(set.intersection(*(set(found) for found in ours.values()))):
+        row: dict[str, Any] = interval([found[metric] for found in ours.values()], confidence, group_size)
+        for arm, of in figures.items():
+            theirs = {seed: found[metric] for seed, found in of.items() if metric in found}
+            if arm == SAE_ARM or not theirs:
+                continue
+            row[arm] = sum(theirs.values()) / len(theirs)
+            apart = [ours[seed][metric] - theirs[seed] for seed in ours if seed in theirs]
+            if len(apart) > 1 and len(apart) >= 2 * group_size:
+                row[f"over_{arm}"] = interval(apart, confidence, group_size)
+        summary[metric] = row
+    return summary

@@ -72,9 +72,7 @@ def page(root: Path = Path()) -> str:
     described = {path.parent.name: read_json(path) for path in sorted(metrics.glob("*/subject.json"))}
     if language := {name: one for name, one in described.items() if "accuracy" not in one["model"]}:
         parts.append(f"\n## Language models\n{LANGUAGE}\n{_language(language)}")
-    for name, head, show in (("sae_probes", PROBES, _probes), ("evals", EVALS, _evals), ("ce_bench", CONTRASTS, _ce)):
-        if found := sorted(metrics.glob(f"*/*/{name}.json")):
-            parts.append(f"\n## {TITLES[name]}\n{head}\n{show(found)}")
+    parts.append(benchmarks(metrics))
     if searched := sorted(metrics.glob("*/calibration.json")):
         parts.append(f"\n## The search for k\n{CALIBRATION}")
         parts += [f"\n### {path.parent.name}\n\n{_calibration(read_json(path))}" for path in searched]
@@ -83,6 +81,16 @@ def page(root: Path = Path()) -> str:
     for path in sorted((metrics / "factorial").glob("*.json")):
         parts.append(f"\n## Initialisation, order and model: {path.stem}\n\n{_factorial(read_json(path))}")
     return "".join(parts)
+
+
+def benchmarks(folder: Path, which: str = "*/*") -> str:
+    """The benchmarks of language models under <folder>/<subject>/<SAE>, and what their figures are."""
+    shown = (("sae_probes", PROBES, _probes), ("evals", EVALS, _evals), ("ce_bench", CONTRASTS, _ce))
+    return "".join(
+        f"\n## {TITLES[name]}\n{head}\n{show(found)}"
+        for name, head, show in shown
+        if (found := sorted(folder.glob(f"{which}/{name}.json")))
+    )
 
 
 def _comparison(content: dict[str, Any]) -> str:
@@ -267,7 +275,9 @@ def _factorial(content: dict[str, Any]) -> str:
 
 
 def interval(figures: dict[str, Any]) -> str:
-    """value [low, high] at three decimals."""
+    """value [low, high] at three decimals, the value alone where it has no interval."""
+    if "low" not in figures:
+        return f"{figures['value']:.3f}"
     return f"{figures['value']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"
 
 
