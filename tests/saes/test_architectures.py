@@ -264,6 +264,22 @@ def test_free_norms_change_nothing_that_folding_could_not_undo(name: str) -> Non
     torch.testing.assert_close(free.penalised(stack, mine), one.penalised(folded, theirs))
 
 
+def test_a_soft_frozen_row_goes_to_the_nearest_one_of_its_cone_and_keeps_its_length() -> None:
+    architecture = architecture_of(case("topk").model_copy(update={"soft_frozen": 0.8}))
+    stack = architecture.initialise(SEEDS, [2] * len(SEEDS), torch.zeros(4, architecture.d_out))
+    start = stack.parameters["W_dec"].clone()
+    # turned by an angle within the plane of the start and another direction: beyond acos 0.8 it comes back to that
+    other = random_rows(*start.shape).to(start.dtype)
+    other = torch.nn.functional.normalize(other - (other * start).sum(-1, keepdim=True) * start, dim=-1)
+    angles = torch.linspace(0, 3, start.shape[1]).view(1, -1, 1)
+    length = torch.linspace(0.5, 2, start.shape[1]).view(1, -1, 1)
+    stack.parameters["W_dec"].copy_(length * (angles.cos() * start + angles.sin() * other))
+    architecture.project(stack)
+    kept = angles.clamp(max=math.acos(0.8))
+    expected = length * (kept.cos() * start + kept.sin() * other)
+    torch.testing.assert_close(stack.parameters["W_dec"], expected, rtol=1e-5, atol=1e-6)
+
+
 def test_archetypal_rows_are_bounded_deviations_from_convex_combinations_of_data() -> None:
     architecture = architecture_of(case("topk-archetypal"))
     x = torch.randn(256, D_IN, generator=torch.Generator().manual_seed(4)) + 3

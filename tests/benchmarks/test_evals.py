@@ -1,0 +1,143 @@
+"""SAEBench's evals: what can run where, and every way in which SAEBench lets a fault pass, planted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from reseed import ReseedError
+from reseed.benchmarks import evals
+from reseed.benchmarks.child import _check_unit_norm
+from reseed.benchmarks.evals import EVALS, flat, job_key, preflight, run
+from tests.benchmarks.builders import lens_sae
+
+
+@pytest.fixture(autouse=True)
+def _plain_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(evals.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 64e9}))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    offline = {name for name in EVALS if not preflight(name, "gsm8k-gpt", encoder=False, hub=False)}
+    assert offline == {"core", "sparse_probing_sae_probes", "absorption", "meta_structure"}
+    online = {name for name in EVALS if not preflight(name, "gsm8k-gpt", encoder=False, hub=True)}
+    assert online == offline | {"sparse_probing", "scr", "tpp"}
+    assert {name for name in EVALS if not preflight(name, "minilm", encoder=True, hub=True)} == {"meta_structure"}
+    monkeypatch.setenv("OPENAI_API_KEY", "planted")
+    assert preflight("autointerp", "gsm8k-gpt", encoder=False, hub=True) == []
+    assert {name for name, one in EVALS.items() if not one.gates} == {"scr", "tpp"}
+    with pytest.raises(ReseedError, match=r"evals\.settings: found 'mdl', allowed: core, sparse_probing, "):
+        preflight("mdl", "gsm8k-gpt", encoder=False, hub=True)
+
+
+def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert preflight("ravel", "gemma-2-2b", encoder=False, hub=True) == [
+        "breaks with transformers 5 (decoder layers give tensors, it wants tuples)"
+    ]
+    monkeypatch.setattr(evals, "installed_version", lambda _: "4.51.3")
+    assert preflight("ravel", "google/gemma-2-2b", encoder=False, hub=True) == []
+    assert preflight("unlearning", "gemma-2-2b-it", encoder=False, hub=True) == [
+        "sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl is missing, a gated file that SAEBench does not fetch"
+    ]
+    file = tmp_path / "sae_bench" / "evals" / "unlearning" / "data" / "bio-forget-corpus.jsonl"
+    file.parent.mkdir(parents=True)
+    file.touch()
+    assert preflight("unlearning", "gemma-2-2b-it", encoder=False, hub=True) == []
+    monkeypatch.setattr(evals.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 8e9}))
+    assert preflight("unlearning", "gemma-2-2b-it", encoder=False, hub=True) == ["needs 24 GB of memory, 8 are there"]
+
+
+def result(path: Path, **categories: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"eval_result_metrics": categories}))
+    return path
+
+
+def test_figures_are_flat_and_nan_in_disguise_is_refused(tmp_path: Path) -> None:
+    file = result(
+        tmp_path / "a.json", meta={"explained": 0.5, "train_time_seconds": 3.2, "absent": None}, more={"x": 2}
+    )
+    assert flat(file) == {"meta.explained": 0.5, "more.x": 2.0}
+    with pytest.raises(ReseedError, match=r"a\.json: meta\.kl: found -1, SAEBench's mark for NaN"):
+        flat(result(tmp_path / "a.json", meta={"kl": -1}))
+    with pytest.raises(ReseedError, match=r"a\.json: found no figure"):
+        flat(result(tmp_path / "a.json", meta={}))
+
+
+def test_the_wrong_figures_of_core_are_replaced_and_marked(tmp_path: Path) -> None:
+    quality = {"explained_variance": 0.28, "explained_variance_legacy": 0.9, "mse": 0.26, "cossim": 0.8}
+    file = result(tmp_path / "core.json", reconstruction_quality=quality)
+    (tmp_path / "saelens.json").write_text(json.dumps({"one": {"explained_variance": -3.596, "mse": 129.45}}))
+    evals._replace_wrong(file, tmp_path / "saelens.json", "one")
+    found = json.loads(file.read_text())
+    assert found["eval_result_metrics"]["reconstruction_quality"] == {
+        "cossim": 0.8, "explained_variance": -3.596, "mse": 129.45,
+    }  # fmt: skip
+    assert found["replaced_by_saelens"] == ["explained_variance", "mse"]
+    evals._replace_wrong(result(tmp_path / "hub.json", reconstruction_quality=quality), tmp_path / "none.json", "one")
+    left = json.loads((tmp_path / "hub.json").read_text())
+    assert left["eval_result_metrics"]["reconstruction_quality"] == {"cossim": 0.8}
+    assert left["replaced_by_saelens"] == []
+
+
+def job(folder: Path, **more: Any) -> dict[str, Any]:
+    return {"saes": {"one": str(folder)}, "subject": "tiny", "settings": {}, "seed": 0} | more
+
+
+def test_work_is_kept_apart_by_the_content_of_the_saes(tmp_path: Path) -> None:
+    lens_sae(4, 8, 2).save_model(tmp_path / "a")
+    lens_sae(4, 8, 2).save_model(tmp_path / "b")
+    (tmp_path / "b" / "sae_weights.safetensors").write_bytes((tmp_path / "a" / "sae_weights.safetensors").read_bytes())
+    assert job_key(job(tmp_path / "a")) == job_key(job(tmp_path / "b"))  # wherever they lie
+    assert job_key(job(tmp_path / "a", seed=1)) != job_key(job(tmp_path / "a"))
+    assert job_key(job(tmp_path / "a", settings={"batches": 1})) != job_key(job(tmp_path / "a"))
+    changed = lens_sae(4, 8, 2)
+    with torch.no_grad():
+        changed.b_enc += 1
+    changed.save_model(tmp_path / "b")
+    assert job_key(job(tmp_path / "a")) != job_key(job(tmp_path / "b"))
+
+
+def test_a_swallowed_exception_or_a_malformed_result_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lens_sae(4, 8, 2).save_model(tmp_path / "a")
+    out, log = tmp_path / "out", tmp_path / "core.log"
+
+    def said(text: str) -> None:
+        monkeypatch.setattr(evals, "_process", lambda *_: text)
+
+    said("Failed to evaluate SAE custom_sae: planted")
+    with pytest.raises(ReseedError, match=r"SAEBench core wrote no result for this SAE; the end of .*core\.log"):
+        run("core", job(tmp_path / "a"), out, tmp_path / "work", log)
+    said("Cannot evaluate absorption due to insufficent first-letter features detected in model: tiny")
+    found = run("absorption", job(tmp_path / "a"), out, tmp_path / "work", log)
+    assert found == "the model knows the first letter of too few of its tokens (probes of F1 0.6 for 20 letters)"
+    result(out / "one_custom_sae_eval_results.json", nothing={"known": 1.0})
+    with pytest.raises(ReseedError, match="not a result of SAEBench meta_structure"):
+        run("meta_structure", job(tmp_path / "a"), out, tmp_path / "work", log)
+
+
+def test_a_process_that_fails_says_its_last_words(tmp_path: Path) -> None:
+    lens_sae(4, 8, 2).save_model(tmp_path / "a")
+    wrong = job(tmp_path / "a", root=str(tmp_path), threads=1, device="cpu", arm="trained")
+    with pytest.raises(ReseedError, match=r"SAEBench ended with 1: subject 'tiny': subjects/tiny\.yaml does not exist"):
+        run("meta_structure", wrong, tmp_path / "out", tmp_path / "work", tmp_path / "meta.log")
+    assert "does not exist" in (tmp_path / "meta.log").read_text()
+
+
+def test_decoder_rows_that_are_not_unit_are_refused() -> None:
+    sae = lens_sae(4, 8, 2)
+    with torch.no_grad():
+        sae.W_dec.copy_(torch.nn.functional.normalize(torch.randn(8, 4), dim=1))
+        _check_unit_norm("one", sae)
+        sae.W_dec[3] *= 2
+    with pytest.raises(ReseedError, match=r"one: found decoder rows of norm \S+ to 2, allowed for SAEBench: 1; fold"):
+        _check_unit_norm("one", sae)
