@@ -1,9 +1,9 @@
 """One SAEBench eval in a process of its own: `python -m reseed.benchmarks.child JOB.json`, started by `evals.run`.
 
-SAEBench's run_eval loads its model by a name of TransformerLens' registry, writes into the current directory and beside
-its own code, never sets some of its seeds and leaves global state behind. Here the name gives the subject's own model,
-the current directory is the job's, and what would be written beside the code goes there too; the eval itself runs as
-it is.
+SAEBench's run_eval loads its model by a name, from a hub, where nothing checks its hash; it writes into the current
+directory and beside its own code, never sets some of its seeds and leaves global state behind. Here the name gives the
+subject's own model, the current directory is the job's, and what would be written beside the code goes there too; the
+eval itself runs as it is.
 """
 
 from __future__ import annotations
@@ -41,18 +41,16 @@ SAELENS_FILE = "saelens.json"
 
 
 def main(job: dict[str, Any]) -> None:
-    """Run one eval on SAEs of a subject's own model, or of a hub model by SAELens' release and id."""
-    saes: list[tuple[str, Any]] = [(name, str(found)) for name, found in job["saes"].items()]
+    """Run one eval on SAEs of a subject's own model."""
     torch.set_num_threads(job["threads"])
     torch.use_deterministic_algorithms(True, warn_only=True)
-    if "subject" in job:
-        os.chdir(job["root"])
-        model = _local_model(job)
-        saes = [(name, formatted(SAE.load_from_disk(folder, device=job["device"]))) for name, folder in saes]
-        for name, sae in saes:
-            _check_unit_norm(name, sae)
-        # every eval asks for its model by this one function
-        HookedTransformer.from_pretrained_no_processing = lambda *_, **__: model  # type: ignore[method-assign]
+    os.chdir(job["root"])
+    model = _local_model(job)
+    saes = [(name, formatted(SAE.load_from_disk(folder, device=job["device"]))) for name, folder in job["saes"].items()]
+    for name, sae in saes:
+        _check_unit_norm(name, sae)
+    # every eval asks for its model by this one function
+    HookedTransformer.from_pretrained_no_processing = lambda *_, **__: model  # type: ignore[method-assign]
     work = Path(job["work"])
     work.mkdir(parents=True, exist_ok=True)
     os.chdir(work)
@@ -66,16 +64,14 @@ def _run(name: str, job: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
     out, device, settings = job["out"], job["device"], dict(job["settings"])
     if name == "core":
         core: Any = importlib.import_module("sae_bench.evals.core.main")
-        if "subject" in job:
-            settings["dataset"] = LOCAL_TOKENS
-            core.ActivationsStore = _LocalStore(_test_tokens(job))
+        settings["dataset"] = LOCAL_TOKENS
+        core.ActivationsStore = _LocalStore(_test_tokens(job))
         core.multiple_evals(
             saes, output_folder=out, device=device, force_rerun=True,
             compute_featurewise_density_statistics=True, compute_featurewise_weight_based_metrics=True,
             exclude_special_tokens_from_reconstruction=True, **settings,
         )  # fmt: skip
-        if "subject" in job:
-            _write_variance(core.ActivationsStore, job, saes)
+        _write_variance(core.ActivationsStore, job, saes)
         return
     folder = "scr_and_tpp" if name in ("scr", "tpp") else name
     module: Any = importlib.import_module(f"sae_bench.evals.{folder}.main")

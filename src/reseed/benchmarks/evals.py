@@ -190,7 +190,7 @@ def judge(
 
 
 def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> dict[str, dict[str, float]] | str:
-    """The flat figures of every SAE of `job` ("saes": name -> folder, or -> SAELens id for a hub model).
+    """The flat figures of every SAE of `job` ("saes": name -> folder), on the subject's own model.
 
     The standard result files stay in `out`, made to repeat; the process' output goes to `log` and to the terminal.
     What the eval keeps for itself lies in a folder of `work` that is named by the hash of all that it depends on.
@@ -200,7 +200,7 @@ def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> 
     key = job_key(job)
     place = work / f"{name}-{key[:16]}"
     out.mkdir(parents=True, exist_ok=True)
-    (work / f"{name}.json").parent.mkdir(parents=True, exist_ok=True)
+    work.mkdir(parents=True, exist_ok=True)
     complete = dict(job) | {"eval": name, "out": str(out.resolve()), "work": str(place.resolve())}
     (work / f"{name}.json").write_text(json.dumps(complete))
     try:
@@ -215,8 +215,7 @@ def _results(
 ) -> dict[str, dict[str, float]] | str:
     figures = {}
     for sae in job["saes"]:
-        label = "custom_sae" if "subject" in job else str(job["saes"][sae])
-        file = out / EVALS[name].folder / f"{sae}_{label}_eval_results.json".replace("/", "_")
+        file = out / EVALS[name].folder / f"{sae}_custom_sae_eval_results.json"
         if not file.is_file():
             if name == "absorption" and TOO_FEW_LETTERS in text:
                 return "the model knows the first letter of too few of its tokens (probes of F1 0.6 for 20 letters)"
@@ -224,20 +223,19 @@ def _results(
         _check_schema(name, file)
         normalise(file, identity=f"{key}/{sae}")
         if name == "core":
-            _replace_wrong(file, place / SAELENS_FILE, sae)
+            _replace_wrong(file, json.loads((place / SAELENS_FILE).read_text())[sae])
         figures[sae] = flat(file)
     return figures
 
 
-def _replace_wrong(file: Path, right: Path, sae: str) -> None:
+def _replace_wrong(file: Path, right: Mapping[str, float]) -> None:
     """Put SAELens' figures in place of core's wrong ones, and say so in the file."""
     result = json.loads(file.read_text())
     quality = result["eval_result_metrics"]["reconstruction_quality"]
     for figure in WRONG:
         quality.pop(figure, None)
-    if right.is_file():
-        quality |= json.loads(right.read_text())[sae]
-    result["replaced_by_saelens"] = sorted(set(WRONG) & quality.keys())
+    quality |= right
+    result["replaced_by_saelens"] = sorted(right)
     file.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
@@ -260,13 +258,11 @@ def flat(file: Path) -> dict[str, float]:
 
 
 def job_key(job: Mapping[str, Any]) -> str:
-    """The hash of the SAEs' contents and of everything else that a job names, with the versions that run it."""
-    contents = {}
-    for sae, folder in job["saes"].items():
-        weights = Path(folder) / "sae_weights.safetensors"
-        contents[sae] = sha256(weights) if weights.is_file() else str(folder)
+    """The hash of the SAEs' contents and of all else that a job depends on, wherever they and the project lie."""
+    contents = {sae: sha256(Path(folder) / "sae_weights.safetensors") for sae, folder in job["saes"].items()}
+    rest = {key: value for key, value in job.items() if key not in ("saes", "root")}
     versions = [f"{name} {installed_version(name)}" for name in ("sae-bench", "sae-lens", "torch", "transformer-lens")]
-    text = json.dumps({"job": dict(job) | {"saes": contents}, "versions": versions}, sort_keys=True)
+    text = json.dumps({"job": rest, "saes": contents, "versions": versions}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
