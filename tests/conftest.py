@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,17 @@ from reseed.text.tokens import Tokens
 
 ROOT = Path(__file__).parents[1]
 P = 13
+
+
+def stage(name: str) -> Callable[..., dict[str, Any]]:
+    """The body of stages/<name>.py, as the stage calls it with the command-line arguments."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "stages" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    body: Callable[..., dict[str, Any]] = getattr(module, name)
+    return body
 
 
 @pytest.fixture(autouse=True)

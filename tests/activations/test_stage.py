@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,7 @@ from reseed.artifacts import activations_dir, lm_dir, tokens_dir
 from reseed.models.transformer import save_transformer, weights_sha256
 from reseed.params import load_language
 from tests.activations.builders import GPT, N_CTX, gpt, lengths, write_padded
-from tests.conftest import ROOT
-
-
-def stage(name: str) -> Callable[..., dict[str, Any]]:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "stages" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    body: Callable[..., dict[str, Any]] = getattr(module, name)
-    return body
+from tests.conftest import ROOT, stage
 
 
 def test_a_language_subject_goes_from_tokens_to_its_arms(

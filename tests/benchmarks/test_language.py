@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,11 @@ from reseed.params import load_language, load_params
 from reseed.saes.train import initial_weights
 from reseed.text.sequences import read_sequences
 from reseed.text.tokenizers import read_tokenizer
-from tests.conftest import ROOT
+from tests.conftest import ROOT, stage
 from tests.text.builders import look_alikes, write_rows
 
 NAMES = ["119_us_state_TX", "155_athlete_sport_basketball"]
 N_CTX, SEQUENCES, HOOK = 32, 16, "blocks.1.hook_resid_post"
-
-
-def stage(name: str) -> Callable[..., dict[str, Any]]:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "stages" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    body: Callable[..., dict[str, Any]] = getattr(module, name)
-    return body
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from reseed.artifacts import lm_dir, read_json, tokens_dir
 from reseed.models.language import load_language_model
 from reseed.params import load_language
 from reseed.text.sequences import read_sequences
-from tests.conftest import ROOT
+from tests.conftest import ROOT, stage
 from tests.models.checkpoints import checkpoint, write_text
 from tests.models.test_gpt import SIZES, VOCABULARY, second_order
 
@@ -46,12 +45,7 @@ def run(model: dict[str, Any]) -> None:
     subject["data"]["n_ctx"] = 16
     Path("subjects").mkdir(exist_ok=True)
     Path("subjects/tiny.yaml").write_text(yaml.safe_dump(subject | {"model": model}))
-    spec = importlib.util.spec_from_file_location("model_stage", ROOT / "stages" / "model.py")
-    assert spec
-    assert spec.loader
-    stage = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stage)
-    stage.model("tiny")
+    stage("model")("tiny")
 
 
 def loaded(arm: str) -> Any:
