@@ -31,6 +31,11 @@ from reseed.benchmarks.sae_probes import (
 from reseed.params import SaeProbes
 from tests.benchmarks.builders import HOOK, lens_sae
 
+# what the package asks of scikit-learn, which tells of each of its thousands of fits
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*penalty.*:FutureWarning", "ignore:Inconsistent values:UserWarning", "ignore:The max_iter was reached"
+)
+
 NAME, OTHER = "119_us_state_TX", "24_headline_isiran"
 D = 6
 
