@@ -91,7 +91,7 @@ def test_benchmarks_stand_beside_their_controls_and_say_what_was_left_out(tmp_pa
         for score in ("contrastive", "independence", "combined")
     }
     write_json(of / "ce_bench.json", scores | {"pairs": 40})
-    text = studies.page(tmp_path)
+    text = studies.benchmarks(tmp_path / "metrics")
     assert "| tiny/`topk` | 2 | -0.100 [-0.110, -0.090] |" in text
     assert "| 3/108/2 | -0.200 |  |  | -0.050 |  |" in text
     assert text.index("| tiny/`topk` | 2 |") < text.index("| tiny/`topk` | 16 |") < text.index("by validation")
@@ -99,3 +99,6 @@ def test_benchmarks_stand_beside_their_controls_and_say_what_was_left_out(tmp_pa
     assert "| tiny/`topk` | loss kept | 0.970 [0.960, 0.980] | 0.500 |" in text
     assert "- ravel: made for others" in text
     assert "| tiny/`topk` | combined | 5.000 [4.990, 5.010] |  |  |  | 5.00 |" in text
+    for converged, said in ((5, "| tiny/`topk` | 2 |"), (4, "| tiny/`topk`, 4 of 5 seeds converged | 2 |")):
+        write_json(of / "stability.json", {"seeds": 5, "trained": {"seeds_converged": converged}})
+        assert said in studies.benchmarks(tmp_path / "metrics")

@@ -29,7 +29,8 @@ token and has none. The effective rank is that of the captured rows, of the mode
 PROBES = """
 Probes on k latents of an SAE less a dense probe on the model, on the 113 data sets of sae-probes
 ([Kantamneni et al. 2025](https://arxiv.org/abs/2502.16681)): means over data sets and splits with intervals over SAE
-seeds; wins, losses and ties count data sets by AUC. Beside them the same difference in AUC for each control.
+seeds; wins, losses and ties count data sets by AUC. Beside them the same difference in AUC for each control, of two
+seeds. A line without controls has no null, and is no evidence. An SAE says so if not every seed's loss has converged.
 """
 EVALS = """
 SAEBench's own code, on the first test sequences: what the model keeps of its loss when it reads through the SAE (1: all
@@ -192,7 +193,13 @@ def _ce(paths: list[Path]) -> str:
 
 
 def _named(path: Path) -> str:
-    return f"{path.parent.parent.name}/`{path.parent.name}`"
+    """The SAE, and whether its seeds' losses have converged (its agreement stands in the tables of variants)."""
+    name, stability = f"{path.parent.parent.name}/`{path.parent.name}`", path.with_name("stability.json")
+    if not stability.is_file():
+        return name  # from elsewhere: its training is not known
+    content = read_json(stability)
+    converged, seeds = content["trained"]["seeds_converged"], content["seeds"]
+    return name if converged == seeds else f"{name}, {converged} of {seeds} seeds converged"
 
 
 def _calibration(content: dict[str, Any]) -> str:
