@@ -69,12 +69,12 @@ def benchmarks(subject: Annotated[str, typer.Argument(help="a language subject, 
     """Print which of SAEBench's evals can run here on a subject, and why the others cannot."""
     from reseed.benchmarks import evals
 
-    encoder, hub = is_encoder(lm_dir(subject)), evals.hub_reachable()
+    encoder, hub, settings = is_encoder(lm_dir(subject)), evals.hub_reachable(), load_params().evals.settings
     found = Table(title=f"SAEBench on {subject}", title_justify="left")
     for column in ("eval", "runs here", "why not", "may gate a claim"):
         found.add_column(column, overflow="fold")
     for name, one in evals.EVALS.items():
-        why = evals.preflight(name, subject, encoder, hub)
+        why = evals.preflight(name, subject, encoder, hub, settings.get(name, {}))
         found.add_row(name, "no" if why else "yes", "; ".join(why), "yes" if one.gates else "no")
     Console().print(found)
 

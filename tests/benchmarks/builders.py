@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from sae_lens import SAE, TopKSAE, TopKSAEConfig
 from sae_lens.saes.sae import SAEMetadata
+from torch.nn.functional import normalize
 
 from reseed.benchmarks.controls import formatted
 
@@ -29,6 +30,16 @@ def oracle(d_in: int) -> SAE[Any]:
         {"W_dec": both, "W_enc": both.T.contiguous(), "b_enc": torch.zeros(2 * d_in), "b_dec": torch.zeros(d_in)}
     )
     return formatted(sae.requires_grad_(False))
+
+
+def degraded(d_in: int, noise: float) -> SAE[Any]:
+    """The oracle with every latent turned away from its dimension, by `noise` times a random unit vector."""
+    sae = oracle(d_in)
+    turn = normalize(torch.randn(2 * d_in, d_in, generator=torch.Generator().manual_seed(0)), dim=1)
+    with torch.no_grad():
+        sae.W_dec.copy_(normalize(sae.W_dec + noise * turn, dim=1))
+        sae.W_enc.copy_(sae.W_dec.T)
+    return sae
 
 
 def nothing(d_in: int) -> SAE[Any]:

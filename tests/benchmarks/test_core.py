@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from reseed.models.train import evaluate
 from reseed.models.transformer import build_transformer
 from reseed.params import Model
 from reseed.text.tokens import Tokens
-from tests.benchmarks.builders import nothing, oracle
+from tests.benchmarks.builders import degraded, nothing, oracle
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,18 @@ def test_a_blank_sae_is_as_bad_as_ablation(transformer: HookedTransformer, token
     assert found["l0"] == 0
     assert found["frac_alive"] == 0
     assert found["explained_variance"] <= 0
+
+
+def test_degraded_copies_rank_below_the_exact_sae_by_how_degraded_they_are(
+    transformer: HookedTransformer, tokens: Tokens
+) -> None:
+    loss = evaluate(transformer, tokens, "test").loss
+    saes = [oracle(16), degraded(16, 0.2), degraded(16, 0.5), degraded(16, 1.0)]
+    found = [run_core(sae, transformer, tokens, loss, "one", None) for sae in saes]
+    for figure in ("kl_div_score", "explained_variance"):
+        ranked = [scores[figure] for scores in found]
+        assert ranked == sorted(ranked, reverse=True)
+        assert all(better - worse > 0.01 for better, worse in pairwise(ranked))
 
 
 def test_a_loss_that_is_not_the_models_own_is_refused(transformer: HookedTransformer, tokens: Tokens) -> None:

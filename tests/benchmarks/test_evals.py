@@ -10,10 +10,13 @@ import pytest
 import torch
 
 from reseed import ReseedError
+from reseed.artifacts import raw_dir
 from reseed.benchmarks import evals
 from reseed.benchmarks.child import _check_unit_norm
-from reseed.benchmarks.evals import EVALS, flat, job_key, preflight, run
+from reseed.benchmarks.evals import EVALS, WRONG, flat, job_key, preflight, run
+from reseed.benchmarks.operations import TASK
 from tests.benchmarks.builders import lens_sae
+from tests.text.builders import operation_rows, write_rows
 
 
 @pytest.fixture(autouse=True)
@@ -24,34 +27,41 @@ def _plain_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
+def why(name: Any, model: str, encoder: bool = False, hub: bool = True, **settings: Any) -> list[str]:
+    return preflight(name, model, encoder, hub, settings)
+
+
 def test_what_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    offline = {name for name in EVALS if not preflight(name, "gsm8k-gpt", encoder=False, hub=False)}
+    offline = {name for name in EVALS if not why(name, "gsm8k-gpt", hub=False)}
     assert offline == {"core", "sparse_probing_sae_probes", "absorption", "meta_structure"}
-    online = {name for name in EVALS if not preflight(name, "gsm8k-gpt", encoder=False, hub=True)}
+    ours, both = {"dataset_names": [TASK]}, {"dataset_names": [TASK, "fancyzhx/ag_news"]}
+    write_rows({"train": operation_rows(8, 0), "test": operation_rows(8, 1)}, raw_dir("gsm8k-gpt"))
+    for name in ("sparse_probing", "scr", "tpp"):
+        assert why(name, "gsm8k-gpt", hub=False, **ours) == []
+        assert why(name, "gsm8k-gpt", hub=False, **both)[0].startswith("its data (")
+        missing = why(name, "pythia", hub=False, **ours)
+        assert missing == ["data/pythia/raw/train.jsonl: the file does not exist; run the stage `download`"]
+    online = {name for name in EVALS if not why(name, "gsm8k-gpt")}
     assert online == offline | {"sparse_probing", "scr", "tpp"}
-    assert {name for name in EVALS if not preflight(name, "minilm", encoder=True, hub=True)} == {"meta_structure"}
+    assert {name for name in EVALS if not why(name, "minilm", encoder=True)} == {"meta_structure"}
     monkeypatch.setenv("OPENAI_API_KEY", "planted")
-    assert preflight("autointerp", "gsm8k-gpt", encoder=False, hub=True) == []
+    assert why("autointerp", "gsm8k-gpt", hub=False) == []
     assert {name for name, one in EVALS.items() if not one.gates} == {"scr", "tpp"}
-    with pytest.raises(ReseedError, match=r"evals\.settings: found 'mdl', allowed: core, sparse_probing, "):
-        preflight("mdl", "gsm8k-gpt", encoder=False, hub=True)
 
 
 def test_every_reason_is_given(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert preflight("ravel", "gemma-2-2b", encoder=False, hub=True) == [
-        "breaks with transformers 5 (decoder layers give tensors, it wants tuples)"
-    ]
+    assert why("ravel", "gemma-2-2b") == ["breaks with transformers 5 (decoder layers give tensors, it wants tuples)"]
     monkeypatch.setattr(evals, "installed_version", lambda _: "4.51.3")
-    assert preflight("ravel", "google/gemma-2-2b", encoder=False, hub=True) == []
-    assert preflight("unlearning", "gemma-2-2b-it", encoder=False, hub=True) == [
+    assert why("ravel", "google/gemma-2-2b") == []
+    assert why("unlearning", "gemma-2-2b-it") == [
         "sae_bench/evals/unlearning/data/bio-forget-corpus.jsonl is missing, a gated file that SAEBench does not fetch"
     ]
     file = tmp_path / "sae_bench" / "evals" / "unlearning" / "data" / "bio-forget-corpus.jsonl"
     file.parent.mkdir(parents=True)
     file.touch()
-    assert preflight("unlearning", "gemma-2-2b-it", encoder=False, hub=True) == []
+    assert why("unlearning", "gemma-2-2b-it") == []
     monkeypatch.setattr(evals.psutil, "virtual_memory", lambda: type("Memory", (), {"total": 8e9}))
-    assert preflight("unlearning", "gemma-2-2b-it", encoder=False, hub=True) == ["needs 24 GB of memory, 8 are there"]
+    assert why("unlearning", "gemma-2-2b-it") == ["needs 24 GB of memory, 8 are there"]
 
 
 def result(path: Path, **categories: dict[str, Any]) -> Path:
@@ -71,15 +81,31 @@ def test_figures_are_flat_and_nan_in_disguise_is_refused(tmp_path: Path) -> None
         flat(result(tmp_path / "a.json", meta={}))
 
 
-def test_the_wrong_figures_of_core_are_replaced_and_marked(tmp_path: Path) -> None:
+def test_a_score_of_scr_can_be_minus_one(tmp_path: Path) -> None:
+    file = result(tmp_path / "scr.json", scr_metrics={"scr_dir1_threshold_2": -1})
+    assert flat(file, minus_one_is_nan=False) == {"scr_metrics.scr_dir1_threshold_2": -1.0}
+    with pytest.raises(ReseedError, match="found nan, SAEBench's mark for NaN"):
+        flat(result(tmp_path / "scr.json", scr_metrics={"x": float("nan")}), minus_one_is_nan=False)
+
+
+def test_wrong_figures_are_replaced_and_marked(tmp_path: Path) -> None:
     quality = {"explained_variance": 0.28, "explained_variance_legacy": 0.9, "mse": 0.26, "cossim": 0.8}
     file = result(tmp_path / "core.json", reconstruction_quality=quality)
-    evals._replace_wrong(file, {"explained_variance": -3.596, "mse": 129.45})
+    right = {"reconstruction_quality.explained_variance": -3.596, "reconstruction_quality.mse": 129.45}
+    evals._replace_wrong(file, WRONG["core"], right)
     found = json.loads(file.read_text())
     assert found["eval_result_metrics"]["reconstruction_quality"] == {
         "cossim": 0.8, "explained_variance": -3.596, "mse": 129.45,
     }  # fmt: skip
-    assert found["replaced_by_saelens"] == ["explained_variance", "mse"]
+    assert found["replaced"] == sorted(right)
+    file = result(
+        tmp_path / "probing.json", llm={"llm_test_accuracy": 0.99, "llm_top_1_test_accuracy": 0.6},
+        sae={"sae_test_accuracy": 0.98, "sae_top_1_test_accuracy": 0.7},
+    )  # fmt: skip
+    evals._replace_wrong(file, WRONG["sparse_probing"], {"llm.llm_test_accuracy": 0.9})
+    assert json.loads(file.read_text())["eval_result_metrics"] == {
+        "llm": {"llm_test_accuracy": 0.9, "llm_top_1_test_accuracy": 0.6}, "sae": {"sae_top_1_test_accuracy": 0.7},
+    }  # fmt: skip
 
 
 def job(folder: Path, **more: Any) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_free_decoder_norms_are_folded_or_refused(tmp_path: Path) -> None:
         topk.W_dec.mul_(2)
     topk.save_model(tmp_path / "topk")
     with pytest.raises(ReseedError, match=r"decoder rows of norm \S+ to \S+, which TopK cannot fold without"):
-        load(str(tmp_path / "topk"), HOOK, D, "tiny")
+        load(str(tmp_path / "topk"), HOOK, D, "tiny", model_sha256="m" * 64)
 
 
 def test_what_cannot_be_judged_is_refused_with_its_reason(tmp_path: Path) -> None:
@@ -143,7 +143,27 @@ def test_what_cannot_be_judged_is_refused_with_its_reason(tmp_path: Path) -> Non
         other.b_enc[0] = torch.nan
     other.save_model(tmp_path / "nan")
     with pytest.raises(ReseedError, match="b_enc holds NaN or infinite numbers"):
-        load(str(tmp_path / "nan"), HOOK, D, "tiny")
+        load(str(tmp_path / "nan"), HOOK, D, "tiny", model_sha256="m" * 64)
+    # the same hook point and width, of another model
+    fine = lens_sae(D, D, 3)
+    with torch.no_grad():
+        fine.W_dec.copy_(normalize(torch.randn(D, D), dim=1))
+    fine.save_model(tmp_path / "fine")
+    with pytest.raises(ReseedError, match="the SAE reads the model 'tiny', allowed: 'gpt2'"):
+        load(str(tmp_path / "fine"), HOOK, D, "gpt2", model_sha256="m" * 64)
+    with pytest.raises(ReseedError, match="reads a model of the hash mmmmmmmmmmmm, allowed: nnnnnnnnnnnn"):
+        load(str(tmp_path / "fine"), HOOK, D, "tiny", model_sha256="n" * 64)
+    assert load(str(tmp_path / "fine"), HOOK, D, "tiny", model_sha256="m" * 64).cfg.k == 3
+    fine.cfg.metadata.model_name = "owner/Tiny"
+    fine.save_model(tmp_path / "fine")
+    load(str(tmp_path / "fine"), HOOK, D, "tiny", model_sha256="m" * 64)
+    (tmp_path / "half").mkdir()
+    torch.save({"encoder.weight": torch.randn(D, D)}, tmp_path / "half" / "ae.pt")
+    (tmp_path / "half" / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoder"}}))
+    with pytest.raises(ReseedError, match=r"half: its files lack 'decoder\.weight', allowed: a whole checkpoint"):
+        load(str(tmp_path / "half"), HOOK, D, "tiny", stated=True)
+    with pytest.raises(ReseedError, match=r"no-such-release:x: SAELens could not fetch it \(ValueError: "):
+        load("no-such-release:x", HOOK, D, "tiny")
     sparsify(tmp_path / "skip", skip_connection=True)
     with pytest.raises(ReseedError, match=r"found \{'skip_connection': True\}, allowed: a plain TopK SAE"):
         load(str(tmp_path / "skip"), HOOK, D, "tiny", stated=True)

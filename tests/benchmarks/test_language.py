@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -15,6 +17,9 @@ import typer.testing
 import yaml
 from sae_lens import SAE
 from sae_probes.utils_data import read_numbered_dataset_df
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cross_entropy
 
 from reseed import ReseedError
@@ -30,7 +35,10 @@ from reseed.artifacts import (
     sae_dir,
     tokens_dir,
 )
+from reseed.benchmarks import evals
+from reseed.benchmarks.arms import JudgedSae
 from reseed.benchmarks.ce_bench import edited_pairs
+from reseed.benchmarks.operations import TASK, operations
 from reseed.benchmarks.prompts import read_prompts
 from reseed.cli import app
 from reseed.models.language import load_language_model
@@ -39,7 +47,7 @@ from reseed.saes.train import initial_weights
 from reseed.text.sequences import read_sequences
 from reseed.text.tokenizers import read_tokenizer
 from tests.conftest import ROOT, stage
-from tests.text.builders import look_alikes, write_rows
+from tests.text.builders import look_alikes, operation_rows, write_rows
 
 NAMES = ["119_us_state_TX", "155_athlete_sport_basketball"]
 N_CTX, SEQUENCES, HOOK = 32, 16, "blocks.1.hook_resid_post"
@@ -73,7 +81,21 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     params["sae_probes"] |= {"datasets": NAMES, "splits": [42], "ks": [1, 4], "wide_ks": [8]}
     core = {"n_eval_reconstruction_batches": 4, "n_eval_sparsity_variance_batches": 4, "eval_batch_size_prompts": 4}
     meta = {"train_steps": 20, "k": 2}
-    settings = {"core": core | {"context_size": N_CTX}, "meta_structure": meta, "scr": {}, "ravel": {}}
+    sizes = {"train_set_size": 80, "test_set_size": 20, "context_length": N_CTX, "llm_batch_size": 16}
+    texts = {"dataset_names": [TASK], "n_values": [2, 8]} | sizes
+    settings = {
+        "core": core | {"context_size": N_CTX}, "meta_structure": meta, "ravel": {}, "tpp": texts,
+        "scr": texts | {"column1_vals_lookup": {TASK: [["multiplication", "addition"]]}},
+        "sparse_probing": {
+            "dataset_names": [TASK], "probe_train_set_size": 400, "probe_test_set_size": 60, "context_length": N_CTX,
+            "llm_batch_size": 16, "k_values": [1, 2],
+        },
+        "sparse_probing_sae_probes": {"dataset_names": NAMES[1:], "ks": [1, 2]},
+        "autointerp": {
+            "n_latents": 3, "total_tokens": N_CTX * SEQUENCES, "llm_context_size": N_CTX, "llm_batch_size": 16,
+            "dead_latent_threshold": 1,
+        },
+    }  # fmt: skip
     params["evals"] |= {"sequences": SEQUENCES, "settings": settings}
     (folder / "subjects").mkdir()
     (folder / "subjects" / "tiny.yaml").write_text(yaml.safe_dump(subject))
@@ -81,9 +103,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("HF_HUB_OFFLINE", "1")
-        sizes = {"train": 600, "validation": 60, "test": 60}
-        texts = {split: look_alikes(n, seed) for seed, (split, n) in enumerate(sizes.items())}
-        write_rows(texts, raw_dir("tiny"))
+        rows = {
+            split: look_alikes(n, seed) + operation_rows(n * 4, seed)
+            for seed, (split, n) in enumerate({"train": 600, "validation": 60, "test": 60}.items())
+        }
+        write_rows(rows, raw_dir("tiny"))
         stage("tokenize")("tiny")
         stage("model")("tiny")
         for arm in ("trained", "random_model"):
@@ -161,7 +185,7 @@ def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> Non
     stage("evals")("tiny", "tiny", "frozen")
     out = metrics_dir("tiny", "tiny")
     found = read_json(out / "evals.json")
-    assert found["scr"]["not_run"].startswith("its data (LabHC/bias_in_bios, canrager/amazon_reviews_mcauley_1and5)")
+    assert found["autointerp"] == {"not_run": "OPENAI_API_KEY is not set"}
     assert found["ravel"]["not_run"].startswith("made for gemma-2-2b, pythia-160m-deduped alone; its data (")
     # the loss and the explained variance by hand, on the sequences that core read
     sequences = read_sequences(tokens_dir("tiny"))
@@ -190,11 +214,97 @@ def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> Non
     assert set(meta) >= {"value", "random_sae", "frozen_sae", "random_model_sae", "over_random_sae"}
     assert "meta_structure.train_time_seconds" not in found["meta_structure"]
     result = read_json(out / "evals" / "core" / "sae_seed_0_custom_sae_eval_results.json")
-    assert result["replaced_by_saelens"] == ["explained_variance", "mse"]
+    assert result["replaced"] == ["reconstruction_quality.explained_variance", "reconstruction_quality.mse"]
     assert result["datetime_epoch_millis"] == 0
+    _check_text_tasks(found, out)
     shutil.rmtree(out / "evals")
     stage("evals")("tiny", "tiny", "frozen")
     assert read_json(out / "evals.json") == found
+
+
+def _check_text_tasks(found: dict[str, Any], out: Path) -> None:
+    probing = found["sparse_probing"]
+    # a dense probe by hand: the mean over a text's tokens, another solver, all rows that SAEBench drew from
+    tokenizer, model, rows = read_tokenizer(tokens_dir("tiny")), model_of(), {}
+    for split, table in operations(raw_dir("tiny")).items():
+        means = []
+        for text in table["text"]:
+            ids = [tokenizer.bos, *tokenizer.tokenizer.encode(text).ids[: N_CTX - 1]]
+            means.append(model.run_with_cache(torch.tensor([ids]), names_filter=HOOK)[1][HOOK][0, 1:].mean(0).detach())
+        rows[split] = torch.stack(means), table["operation"]
+    solved = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    solved.fit(rows["train"][0].numpy(), rows["train"][1])
+    assert solved.score(rows["test"][0].numpy(), rows["test"][1]) == 1  # the words give the operation away
+    assert probing["llm.llm_test_accuracy"]["value"] > 0.97
+    assert "sae.sae_test_accuracy" not in probing
+    assert 0.5 < probing["sae.sae_top_1_test_accuracy"]["value"] <= probing["llm.llm_test_accuracy"]["value"]
+    result = read_json(out / "evals" / "sparse_probing" / "sae_seed_0_custom_sae_eval_results.json")
+    assert result["replaced"] == ["llm.llm_test_accuracy"]
+    assert result["eval_config"]["dataset_names"] == [TASK]
+    # the package's own run and the stage sae_probes read the same prompts with the same split
+    records = pd.read_parquet(metrics_dir("tiny", "tiny") / "sae_probes" / "records.parquet")
+    ours = records[(records["dataset"] == NAMES[1]) & (records["arm"] == "sae") & (records["k"] == 1)]["acc"].mean()
+    theirs = found["sparse_probing_sae_probes"]["sae.sae_top_1_test_accuracy"]["value"]
+    assert theirs == pytest.approx(ours, abs=0.02)
+    for name, metric in (
+        ("scr", "scr_metrics.scr_dir1_threshold_8"),
+        ("tpp", "tpp_metrics.tpp_threshold_8_total_metric"),
+    ):
+        assert found[name]["may_gate"] == 0
+        assert set(found[name][metric]) >= {"value", "random_sae", "frozen_sae", "random_model_sae"}
+
+
+class Judge(BaseHTTPRequestHandler):
+    """A judge of autointerp that explains nothing, and says of all sequences or of none that the latent is active."""
+
+    says = "None"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.says}}
+        answer = {"id": "x", "object": "chat.completion", "created": 0, "model": "local", "choices": [choice]}
+        body = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing on the terminal."""
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.slow
+def test_autointerp_asks_the_judge_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
+    Thread(target=judge.serve_forever, daemon=True).start()
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://127.0.0.1:{judge.server_port}/v1")
+    monkeypatch.setenv("OPENAI_API_KEY", "planted")
+    scores = []
+    try:
+        for says in ("None", ", ".join(str(i) for i in range(1, 30))):
+            monkeypatch.setattr(Judge, "says", says)
+            scores.append(_autointerp())
+    finally:
+        judge.shutdown()
+    # what one calls inactive the other calls active: of every sequence exactly one is right
+    assert sum(scores) == pytest.approx(1, abs=1e-9)
+    assert 0 < scores[1] < scores[0]
+
+
+def _autointerp() -> float:
+    """SAEBench's autointerp_score of the first SAE."""
+    params = load_params()
+    only = params.evals.model_copy(update={"settings": {"autointerp": params.evals.settings["autointerp"]}})
+    folder = sae_dir("tiny", "tiny") / "seed_0"
+    models = {"trained": read_activations(activations_dir("tiny", "trained")).index["model_sha256"]}
+    found = evals.judge(
+        [JudgedSae("sae", 0, folder, "trained")], "tiny", models, params.model_copy(update={"evals": only}),
+        torch.device("cpu"), 1, Path("judged"), Path("judging"),
+    )  # fmt: skip
+    assert isinstance(found, dict)
+    return float(found["autointerp"]["autointerp.autointerp_score"]["value"])
 
 
 @pytest.mark.usefixtures("project")

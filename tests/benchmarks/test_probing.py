@@ -16,7 +16,7 @@ from reseed.benchmarks.tasks import balanced_classes, baselines, dense_accuracy,
 from reseed.models.transformer import build_transformer
 from reseed.params import Model, SaeBench
 from reseed.text.tokens import Tokens
-from tests.benchmarks.builders import oracle
+from tests.benchmarks.builders import degraded, oracle
 
 OPTIONS = SaeBench(k_values=(1, 2), frequencies=1, probe_train_rows=400, probe_test_rows=200, shuffles=19)
 D_IN = 8
@@ -79,6 +79,11 @@ def test_a_planted_latent_is_found_by_one_and_noise_by_none(
     assert again == found
     assert result.read_bytes() == first
     assert "-1" not in {str(value) for value in read_json(result)["eval_result_metrics"]["sae"].values()}
+    worse = [found["planted"][1]]
+    for noise in (0.4, 4.0):
+        scores = run_sparse_probing(degraded(D_IN, noise), tiny, list(tasks), folder, OPTIONS, "degraded", None)
+        worse.append(scores["planted"][1])
+    assert worse[0] > worse[1] > worse[2]
 
 
 def test_a_folder_with_activations_of_another_run_is_refused(

@@ -64,6 +64,23 @@ def look_alikes(n: int, seed: int) -> list[dict[str, Any]]:
     return rows
 
 
+def operation_rows(n: int, seed: int) -> list[dict[str, Any]]:
+    """Rows of one annotated step each, of the four operations in turn, every other one about money."""
+    rng = random.Random(seed)
+    rows = []
+    for i in range(n):
+        name, thing, unit = rng.choice(NAMES), rng.choice(("clips", "apples", "books")), ("$", "")[i // 4 % 2]
+        a, b = rng.randint(100, 4000), rng.randint(2, 99)
+        text = (
+            f"Together {name} and the others have {a}+{b} = {unit}<<{a}+{b}={a + b}>>{a + b} for {thing}.",
+            f"After giving some away {name} is left with {a}-{b} = {unit}<<{a}-{b}={a - b}>>{a - b} for {thing}.",
+            f"Every box of {name} holds as many, so {thing} come to {a}*{b} = {unit}<<{a}*{b}={a * b}>>{a * b} in all.",
+            f"Shared equally, each friend of {name} gets {a}/{b} = {unit}<<{a}/{b}={a // b}>>{a // b} for {thing}.",
+        )[i % 4]
+        rows.append({"question": f"What about {name}?", "steps": [step(text)], "answer": str(i)})
+    return rows
+
+
 def write_rows(splits: dict[str, list[dict[str, Any]]], path: Path) -> Path:
     """A raw folder: one JSON-lines file a split and the manifest."""
     path.mkdir(parents=True)

@@ -21,6 +21,7 @@ import numpy as np
 import sae_lens.evals as sae_lens_evals
 import torch
 from datasets import Dataset
+from sae_bench.sae_bench_utils.activation_collection import create_meaned_model_activations
 from sae_lens import SAE
 from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.training.activations_store import ActivationsStore
@@ -28,8 +29,10 @@ from transformer_lens import HookedTransformer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from reseed import ReseedError
-from reseed.artifacts import lm_dir, tokens_dir
+from reseed.artifacts import lm_dir, raw_dir, tokens_dir
+from reseed.benchmarks import operations
 from reseed.benchmarks.controls import formatted
+from reseed.benchmarks.tasks import dense_accuracy, probe_scale
 from reseed.models.language import load_language_model
 from reseed.models.transformer import weights_sha256
 from reseed.params import load_language
@@ -37,7 +40,9 @@ from reseed.text.sequences import read_sequences
 from reseed.text.tokenizers import TextTokenizer, read_tokenizer
 
 LOCAL_TOKENS = "the subject's test sequences"
-SAELENS_FILE = "saelens.json"
+REPLACED_FILE = "replaced.json"
+TEXT_TASKS = ("sparse_probing", "scr", "tpp")
+"""The evals that take `operations.TASK` among their data sets."""
 
 
 def main(job: dict[str, Any]) -> None:
@@ -73,6 +78,8 @@ def _run(name: str, job: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
         )  # fmt: skip
         _write_variance(core.ActivationsStore, job, saes)
         return
+    if name in TEXT_TASKS and operations.TASK in settings.get("dataset_names", ()):
+        operations.offer(Path(job["root"]) / raw_dir(job["subject"]))
     folder = "scr_and_tpp" if name in ("scr", "tpp") else name
     module: Any = importlib.import_module(f"sae_bench.evals.{folder}.main")
     config_module = importlib.import_module(f"sae_bench.evals.{folder}.eval_config")
@@ -93,6 +100,7 @@ def _run(name: str, job: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
         rest["artifacts_path"] = "artifacts"
     if name == "autointerp":
         rest["api_key"] = os.environ.get("OPENAI_API_KEY", "")
+        _write_autointerp_tokens(config, _test_tokens(job))
     if name == "absorption":
         here = {"probes_dir": Path("probes")}
         module.run_k_sparse_probing_experiment = partial(
@@ -105,6 +113,8 @@ def _run(name: str, job: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
             **here,
         )
     module.run_eval(config, saes, device, out, **rest)
+    if name == "sparse_probing":
+        _write_dense(saes)
 
 
 def _local_model(job: dict[str, Any]) -> HookedTransformer:
@@ -155,7 +165,7 @@ class _LocalStore:
 
 
 def _write_variance(stores: _LocalStore, job: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
-    """SAELens' explained variance and MSE of every SAE, on the tokens and positions of core, into SAELENS_FILE."""
+    """SAELens' explained variance and MSE of every SAE, on the tokens and positions of core, into REPLACED_FILE."""
     model = HookedTransformer.from_pretrained_no_processing("")
     settings, found = job["settings"], {}
     special = {model.tokenizer.bos_token_id, model.tokenizer.eos_token_id, model.tokenizer.pad_token_id}
@@ -171,8 +181,45 @@ def _write_variance(stores: _LocalStore, job: dict[str, Any], saes: list[tuple[s
             sae, store, model, ActivationScaler(), config, exclude_special_tokens=sorted(special)
         )
         quality = scalars["reconstruction_quality"]
-        found[name] = {figure: float(quality[figure]) for figure in ("explained_variance", "mse")}
-    Path(SAELENS_FILE).write_text(json.dumps(found))
+        found[name] = {f"reconstruction_quality.{of}": float(quality[of]) for of in ("explained_variance", "mse")}
+    Path(REPLACED_FILE).write_text(json.dumps(found))
+
+
+def _write_dense(saes: list[tuple[str, Any]]) -> None:
+    """A dense probe on the very activations that SAEBench probed, into REPLACED_FILE: its own picks its best epoch on
+    the test rows."""
+    accuracies = []
+    for file in sorted(Path("artifacts").rglob("*_activations.pt")):
+        kept = torch.load(file)
+        train, test = (create_meaned_model_activations(kept[split]) for split in ("train", "test"))
+        scale = probe_scale(torch.cat(list(train.values())))
+        accuracies.append(
+            dense_accuracy(
+                {of: rows * scale for of, rows in train.items()}, {of: rows * scale for of, rows in test.items()}
+            )
+        )
+    dense = {"llm.llm_test_accuracy": sum(accuracies) / len(accuracies)}
+    Path(REPLACED_FILE).write_text(json.dumps({name: dense for name, _ in saes}))
+
+
+def _write_autointerp_tokens(config: Any, found: Dataset) -> None:
+    """The subject's test sequences, where autointerp looks for its tokens before it asks a hub."""
+    rows = torch.tensor(found["tokens"])
+    if rows.shape[1] != config.llm_context_size:
+        raise ReseedError(
+            f"params.yaml: evals.settings.autointerp.llm_context_size: found {config.llm_context_size}, allowed: "
+            f"{rows.shape[1]}, the length of {LOCAL_TOKENS}"
+        )
+    wanted = -(-config.total_tokens // config.llm_context_size)
+    if len(rows) < wanted:
+        raise ReseedError(
+            f"params.yaml: evals.settings.autointerp.total_tokens: found {config.total_tokens}, allowed: at most the "
+            f"{rows.numel()} of evals.sequences test sequences"
+        )
+    folder = Path("artifacts") / "autointerp"
+    folder.mkdir(parents=True)
+    name = f"{config.model_name.replace('/', '_')}_{config.total_tokens}_tokens_{config.llm_context_size}_ctx.pt"
+    torch.save(rows[:wanted], folder / name)
 
 
 def _check_unit_norm(name: str, sae: Any) -> None:

@@ -24,19 +24,23 @@ import torch
 from sae_bench.sae_bench_utils.testing_utils import validate_eval_output_format_file
 
 from reseed import ReseedError, installed_version
-from reseed.artifacts import lm_dir, sha256
+from reseed.artifacts import lm_dir, raw_dir, sha256, tokens_dir
+from reseed.benchmarks import operations
 from reseed.benchmarks.arms import JudgedSae
-from reseed.benchmarks.child import SAELENS_FILE
+from reseed.benchmarks.child import REPLACED_FILE, TEXT_TASKS
 from reseed.benchmarks.results import normalise
 from reseed.benchmarks.summary import beside_controls
 from reseed.models.language import is_encoder
-from reseed.params import Params
+from reseed.params import EvalName, Params
 from reseed.stage import progress
 
 Needs = Literal["nothing", "decoder"]
-WRONG = ("explained_variance", "explained_variance_legacy", "mse")
-"""Figures of core in SAEBench 0.6.0 that are not what their names say: its EV is that of no formula, its MSE depends
-on the batch size."""
+WRONG = {
+    "core": tuple(f"reconstruction_quality.{of}" for of in ("explained_variance", "explained_variance_legacy", "mse")),
+    "sparse_probing": ("llm.llm_test_accuracy", "sae.sae_test_accuracy"),
+}
+"""Figures of SAEBench 0.6.0 that are not what their names say: the EV of core is that of no formula, its MSE depends on
+the batch size; the dense probes of sparse probing pick their best epoch on the test rows."""
 VARYING = ("train_time_seconds",)
 TOO_FEW_LETTERS = "insufficent first-letter features"  # as the package spells it
 
@@ -66,7 +70,7 @@ class Eval:
     """Whether a claim may rest on it."""
 
 
-EVALS: dict[str, Eval] = {
+EVALS: dict[EvalName, Eval] = {
     "core": Eval("core.eval_output:CoreEvalOutput"),
     "sparse_probing": Eval(
         "sparse_probing.eval_output:SparseProbingEvalOutput",
@@ -85,9 +89,8 @@ EVALS: dict[str, Eval] = {
         "scr_and_tpp.eval_output:TppEvalOutput", folder="tpp", gates=False,
         hub=("LabHC/bias_in_bios", "canrager/amazon_reviews_mcauley_1and5"),
     ),
-    "autointerp": Eval(
-        "autointerp.eval_output:AutoInterpEvalOutput", hub=("monology/pile-uncopyrighted",), key="OPENAI_API_KEY"
-    ),
+    # it reads the subject's test sequences, as core does
+    "autointerp": Eval("autointerp.eval_output:AutoInterpEvalOutput", key="OPENAI_API_KEY"),
     "ravel": Eval(
         "ravel.eval_output:RAVELEvalOutput", families=("gemma-2-2b", "pythia-160m-deduped"),
         hub=("adamkarvonen/ravel_prompts",), transformers_below=5, gigabytes=24,
@@ -101,19 +104,23 @@ EVALS: dict[str, Eval] = {
 }  # fmt: skip
 
 
-def preflight(name: str, model_name: str, encoder: bool, hub: bool) -> list[str]:
-    """Why the eval `name` cannot run here on this model; empty if it can.
+def preflight(name: EvalName, model_name: str, encoder: bool, hub: bool, settings: Mapping[str, Any]) -> list[str]:
+    """Why the eval `name` cannot run here on this model with these settings; empty if it can.
 
-    hub: whether a hub can be reached. Raises ReseedError for a name that SAEBench does not have.
+    hub: whether a hub can be reached.
     """
-    if name not in EVALS:
-        raise ReseedError(f"params.yaml: evals.settings: found {name!r}, allowed: {', '.join(EVALS)}")
     one, why = EVALS[name], []
     if one.model == "decoder" and encoder:
         why.append("the model is an encoder, which predicts no next token")
     if one.families and not any(model_name.lower().endswith(family) for family in one.families):
         why.append(f"made for {', '.join(one.families)} alone")
-    if one.hub and not hub:
+    tasks = settings.get("dataset_names", ()) if name in TEXT_TASKS else ()
+    if operations.TASK in tasks:
+        try:
+            operations.operations(raw_dir(model_name))
+        except ReseedError as error:
+            why.append(str(error))
+    if one.hub and not hub and set(tasks) != {operations.TASK}:
         why.append(f"its data ({', '.join(one.hub)}) are on a hub that cannot be reached")
     why += [
         f"{file} is missing, a gated file that SAEBench does not fetch"
@@ -164,7 +171,7 @@ def judge(
     encoder, hub = is_encoder(lm_dir(subject)), hub_reachable()
     with progress(len(options.settings), f"SAEBench on {subject}", "eval") as bar:
         for name, settings in sorted(options.settings.items()):
-            why = preflight(name, subject, encoder, hub)
+            why = preflight(name, subject, encoder, hub, settings)
             figures: dict[str, dict[int, dict[str, float]]] = {}
             for arm in () if why else sorted({one.reads for one in saes}, reverse=True):
                 judged = {f"{one.name}_seed_{one.seed}": one for one in saes if one.reads == arm}
@@ -173,6 +180,8 @@ def judge(
                     "subject": subject, "arm": arm, "model_name": subject, "model_sha256": models[arm],
                     "root": str(Path.cwd()), "threads": params.compute.threads, "device": str(device),
                     "seed": options.seed, "sequences": options.sequences, "settings": settings,
+                    "tokens_sha256": sha256(tokens_dir(subject) / "index.json"),
+                    "raw_sha256": sha256(raw_dir(subject) / "manifest.json"),
                 }  # fmt: skip
                 found = run(name, job, results / name, work, work / f"{name}@{arm}.log")
                 if isinstance(found, str):
@@ -189,7 +198,7 @@ def judge(
     return summary
 
 
-def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> dict[str, dict[str, float]] | str:
+def run(name: EvalName, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> dict[str, dict[str, float]] | str:
     """The flat figures of every SAE of `job` ("saes": name -> folder), on the subject's own model.
 
     The standard result files stay in `out`, made to repeat; the process' output goes to `log` and to the terminal.
@@ -211,7 +220,7 @@ def run(name: str, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> 
 
 
 def _results(
-    name: str, job: Mapping[str, Any], out: Path, place: Path, key: str, text: str, log: Path
+    name: EvalName, job: Mapping[str, Any], out: Path, place: Path, key: str, text: str, log: Path
 ) -> dict[str, dict[str, float]] | str:
     figures = {}
     for sae in job["saes"]:
@@ -222,34 +231,38 @@ def _results(
             raise ReseedError(f"{file}: SAEBench {name} wrote no result for this SAE; the end of {log} says why")
         _check_schema(name, file)
         normalise(file, identity=f"{key}/{sae}")
-        if name == "core":
-            _replace_wrong(file, json.loads((place / SAELENS_FILE).read_text())[sae])
-        figures[sae] = flat(file)
+        if name in WRONG:
+            _replace_wrong(file, WRONG[name], json.loads((place / REPLACED_FILE).read_text())[sae])
+        figures[sae] = flat(file, minus_one_is_nan=name not in ("scr", "tpp"))
     return figures
 
 
-def _replace_wrong(file: Path, right: Mapping[str, float]) -> None:
-    """Put SAELens' figures in place of core's wrong ones, and say so in the file."""
+def _replace_wrong(file: Path, wrong: Sequence[str], right: Mapping[str, float]) -> None:
+    """Put right figures in place of SAEBench's wrong ones, and say so in the file."""
     result = json.loads(file.read_text())
-    quality = result["eval_result_metrics"]["reconstruction_quality"]
-    for figure in WRONG:
-        quality.pop(figure, None)
-    quality |= right
-    result["replaced_by_saelens"] = sorted(right)
+    metrics = result["eval_result_metrics"]
+    for figure in wrong:
+        category, _, metric = figure.partition(".")
+        metrics[category].pop(metric, None)
+    for figure, value in right.items():
+        category, _, metric = figure.partition(".")
+        metrics[category][metric] = value
+    result["replaced"] = sorted(right)
     file.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
-def flat(file: Path) -> dict[str, float]:
+def flat(file: Path, minus_one_is_nan: bool = True) -> dict[str, float]:
     """The figures of a standard result file as `category.metric`, without those that vary between runs.
 
-    Raises ReseedError for a missing category, or for -1, SAEBench's mark for NaN.
+    minus_one_is_nan: not in SCR and TPP, whose scores can be -1. Raises ReseedError for a missing category, or for NaN,
+    for which SAEBench writes -1.
     """
     found: dict[str, float] = {}
     for category, metrics in json.loads(file.read_text())["eval_result_metrics"].items():
         for metric, value in metrics.items():
             if metric in VARYING or value is None:
                 continue
-            if value == -1 or value != value:
+            if value != value or (minus_one_is_nan and value == -1):
                 raise ReseedError(f"{file}: {category}.{metric}: found {value}, SAEBench's mark for NaN")
             found[f"{category}.{metric}"] = float(value)
     if not found:
@@ -291,7 +304,7 @@ def _process(job: Path, log: Path) -> str:
     return "".join(lines)
 
 
-def _check_schema(name: str, file: Path) -> None:
+def _check_schema(name: EvalName, file: Path) -> None:
     module, kind = EVALS[name].output.split(":")
     wanted = getattr(importlib.import_module(f"sae_bench.evals.{module}"), kind)
     try:

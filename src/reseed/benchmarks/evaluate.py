@@ -44,7 +44,7 @@ def evaluate(
         path.mkdir()
         saes: list[JudgedSae] = []
         for seed, (label, found) in enumerate(imported.find(source).items()):
-            sae = imported.load(found, reads, activations.d_in, subject, stated=hook_name is not None)
+            sae = imported.load(found, reads, activations.d_in, subject, hook_name is not None, models[TRAINED])
             acts = sae.encode(x)
             if not acts.isfinite().all():
                 raise ReseedError(f"{label}: NaN or infinite activations on the subject's test rows")
@@ -53,7 +53,9 @@ def evaluate(
                 folder = Path(temporary) / f"{arm}_{seed}"
                 one.save_model(folder)
                 saes.append(JudgedSae(arm, seed, folder, TRAINED))
-        summary = evals.judge(saes, subject, models, params, device, 1, path / "evals", path / "logs")
+        # not in the report: a log must outlive a failure, which leaves no report
+        logs = Path("checkpoints") / subject / f"{name}@evaluate"
+        summary = evals.judge(saes, subject, models, params, device, 1, path / "evals", logs)
         write_json(path / "evals.json", summary)
         write_json(path / "ce_bench.json", ce_bench.judge(saes, subject, params, device, 1))
         if (baselines_dir(subject) / sae_probes.RECORDS).is_file():

@@ -62,37 +62,66 @@ def _kind(folder: Path) -> str | None:
     return next((file for file in (SAELENS, SPARSIFY, DICTIONARY_LEARNING) if (folder / file).is_file()), None)
 
 
-def load(source: str, hook_name: str, d_in: int, model_name: str, stated: bool = False) -> SAE[Any]:
+def load(
+    source: str, hook_name: str, d_in: int, model_name: str, stated: bool = False, model_sha256: str | None = None
+) -> SAE[Any]:
     """One SAE of `find`, with unit decoder rows, named as reading `hook_name` of `model_name`.
 
-    stated: the user says that it reads that hook point, where its own files do not. Raises ReseedError for an SAE of
-    another hook point or width, one that does not say what it reads, weights that are not finite, decoder rows that
-    cannot be folded, or a format that is not known.
+    stated: the user says that it reads that hook point, where its own files do not. model_sha256: of the model, which
+    an SAE of this project names. Raises ReseedError for an SAE of another model, hook point or width, one that does not
+    say what it reads, weights that are missing or not finite, decoder rows that cannot be folded, or a format or
+    release that is not known.
     """
-    path = Path(source)
-    kind = _kind(path) if path.is_dir() else None
-    if kind is None:
-        release, _, sae_id = source.partition(":")
-        sae = SAE.from_pretrained(release, sae_id, device="cpu")
-    elif kind == SAELENS:
-        sae = SAE.load_from_disk(path, device="cpu")
-    else:
-        sae = _sparsify(path) if kind == SPARSIFY else _dictionary_learning(path)
+    sae = _read(source)
     sae.requires_grad_(False)
     if sae.cfg.d_in != d_in:
         raise ReseedError(f"{source}: the SAE reads {sae.cfg.d_in} dimensions, the subject's hook point has {d_in}")
-    reads = sae.cfg.metadata.hook_name
-    if reads is None and not stated:
-        raise ReseedError(
-            f"{source}: does not say which hook point it reads; if it is {hook_name}, say --hook-name {hook_name}"
-        )
-    if reads not in (None, hook_name):
-        raise ReseedError(f"{source}: the SAE reads {reads}, allowed: {hook_name}, the hook point of the subject")
+    _check_reads(source, sae, hook_name, model_name, stated, model_sha256)
     broken = [name for name, weights in sae.state_dict().items() if not weights.isfinite().all()]
     if broken:
         raise ReseedError(f"{source}: {broken[0]} holds NaN or infinite numbers")
     _fold(source, sae)
     return _reading(sae, hook_name, model_name)
+
+
+def _check_reads(
+    source: str, sae: SAE[Any], hook_name: str, model_name: str, stated: bool, model_sha256: str | None
+) -> None:
+    metadata = sae.cfg.metadata
+    if metadata.hook_name is None and not stated:
+        raise ReseedError(
+            f"{source}: does not say which hook point it reads; if it is {hook_name}, say --hook-name {hook_name}"
+        )
+    if metadata.hook_name not in (None, hook_name):
+        raise ReseedError(
+            f"{source}: the SAE reads {metadata.hook_name}, allowed: {hook_name}, the hook point of the subject"
+        )
+    # a hub names a model by its owner as well
+    if metadata.model_name is not None and metadata.model_name.rpartition("/")[2].lower() != model_name.lower():
+        raise ReseedError(f"{source}: the SAE reads the model {metadata.model_name!r}, allowed: {model_name!r}")
+    if metadata.reseed_model_sha256 is not None and metadata.reseed_model_sha256 != model_sha256:
+        raise ReseedError(
+            f"{source}: the SAE reads a model of the hash {metadata.reseed_model_sha256[:12]}, allowed: "
+            f"{str(model_sha256)[:12]}, the subject's trained model"
+        )
+
+
+def _read(source: str) -> SAE[Any]:
+    path = Path(source)
+    kind = _kind(path) if path.is_dir() else None
+    if kind is None:
+        release, _, sae_id = source.partition(":")
+        try:
+            return SAE.from_pretrained(release, sae_id, device="cpu")
+        except Exception as error:  # SAELens' own, the hub's and those of the network have no base in common
+            reason = " ".join(str(error).split())[:200]
+            raise ReseedError(f"{source}: SAELens could not fetch it ({type(error).__name__}: {reason})") from error
+    if kind == SAELENS:
+        return SAE.load_from_disk(path, device="cpu")
+    try:
+        return _sparsify(path) if kind == SPARSIFY else _dictionary_learning(path)
+    except KeyError as error:
+        raise ReseedError(f"{source}: its files lack {error}, allowed: a whole checkpoint") from error
 
 
 def _reading(sae: SAE[Any], hook_name: str, model_name: str) -> SAE[Any]:
@@ -114,7 +143,10 @@ def _fold(source: str, sae: SAE[Any]) -> None:
             f"{source}: decoder rows of norm {norms.min():.3g} to {norms.max():.3g}, which TopK cannot fold without "
             "selecting other latents; allowed: unit norm, or rescale_acts_by_decoder_norm"
         )
-    sae.fold_W_dec_norm()
+    try:
+        sae.fold_W_dec_norm()
+    except NotImplementedError as error:  # so SAELens' classes say that they cannot
+        raise ReseedError(f"{source}: decoder rows that are not unit cannot be folded ({error})") from error
 
 
 def equal_random(sae: SAE[Any], l0: float, seed: int) -> SAE[Any]:
