@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup minilm repro test test-all smoke lint log table plots bench lock
+.PHONY: help setup minilm repro test test-all smoke lint log table plots bench ravel lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -56,6 +56,11 @@ plots: setup  ## render every DVC plot to dvc_plots/*.svg and *.png, without net
 
 bench: setup  ## the trainer's speed beside SAELens and dictionary_learning (some ten minutes, on a quiet machine)
 	python benches/speed.py
+
+ravel:  ## an environment in which SAEBench's RAVEL runs (.venv-ravel, transformers 4), tried on a tiny model
+	$(PYTHON) -m venv .venv-ravel
+	.venv-ravel/bin/python -m pip install --quiet --no-deps -r requirements.ravel.lock
+	.venv-ravel/bin/python benches/ravel.py
 
 lock: setup  ## resolve requirements.lock anew from pyproject.toml
 	uv pip compile --quiet --universal --python-version 3.11 --extra dev --no-header --no-annotate pyproject.toml \

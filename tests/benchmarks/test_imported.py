@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
 from safetensors.torch import save_file
 from torch.nn.functional import normalize
 
 from reseed import ReseedError
-from reseed.benchmarks.imported import equal_random, find, load
+from reseed.benchmarks.arms import PUBLIC_SAES, public_sae
+from reseed.benchmarks.imported import _official, equal_random, find, load
 from tests.benchmarks.builders import HOOK, lens_sae
 from tests.saes.peers import dictionary_learning
 
@@ -193,3 +196,26 @@ def test_the_random_control_has_equal_width_and_l0(tmp_path: Path) -> None:
     assert random.cfg.d_sae == D
     assert (random.encode(rows()) > 0).sum(1).max() == 3
     assert not torch.equal(random.W_dec, equal_random(ours, 3.4, 1).W_dec)
+
+
+def test_every_public_sae_is_one_of_saelens_of_that_model_hook_point_and_width() -> None:
+    directory = get_pretrained_saes_directory()
+    for (model, hook_name, d_sae), source in PUBLIC_SAES.items():
+        release, _, sae_id = source.partition(":")
+        assert _official(directory[release].model) == _official(model)
+        assert sae_id in directory[release].saes_map
+        layer = hook_name.split(".")[1]
+        assert hook_name == sae_id or f"layer_{layer}/" in sae_id
+        # 2^k latents, which one library counts in thousands and the other in 1,024s
+        assert {f"{d_sae // 1024}k", f"{d_sae // 1000}k"} & set(re.split("[_/:-]", source))
+    assert public_sae("gpt2-small", "blocks.6.hook_resid_post", 32768) == "gpt2-small-resid-post-v5-32k:" + (
+        "blocks.6.hook_resid_post"
+    )
+    assert public_sae("gsm8k-gpt", "blocks.6.hook_resid_post", 32768) is None
+    assert public_sae("gpt2-small", "blocks.6.hook_resid_post", 512) is None
+
+
+def test_one_model_has_many_names() -> None:
+    assert _official("gpt2-small") == _official("openai-community/gpt2") == _official("gpt2")
+    assert _official("google/gemma-2-2b") == "gemma-2-2b"
+    assert _official("owner/Tiny") == "tiny" != _official("gpt2")

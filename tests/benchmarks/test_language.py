@@ -20,7 +20,7 @@ from sae_probes.utils_data import read_numbered_dataset_df
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from reseed import ReseedError
 from reseed.activations.store import read_activations
@@ -35,7 +35,7 @@ from reseed.artifacts import (
     sae_dir,
     tokens_dir,
 )
-from reseed.benchmarks import evals
+from reseed.benchmarks import arms, ce_bench, evals, imported
 from reseed.benchmarks.arms import JudgedSae
 from reseed.benchmarks.ce_bench import edited_pairs
 from reseed.benchmarks.operations import TASK, operations
@@ -46,6 +46,7 @@ from reseed.params import load_language, load_params
 from reseed.saes.train import initial_weights
 from reseed.text.sequences import read_sequences
 from reseed.text.tokenizers import read_tokenizer
+from tests.benchmarks.builders import lens_sae
 from tests.conftest import ROOT, stage
 from tests.text.builders import look_alikes, operation_rows, write_rows
 
@@ -363,6 +364,33 @@ def test_saes_from_elsewhere_get_the_same_report(project: Path) -> None:
     assert (both["acc_x"] - both["acc_y"]).abs().max() < 1e-9
     assert "## SAEBench" in (out / "report.md").read_text()
     assert "tiny/`elsewhere`" in (out / "report.md").read_text()
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.slow
+def test_the_public_sae_of_the_same_model_hook_point_and_width_stands_beside(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    theirs = lens_sae(32, 64, 8)
+    theirs.cfg.metadata.hook_name, theirs.cfg.metadata.reseed_model_sha256 = HOOK, None
+    with torch.no_grad():
+        theirs.W_dec.copy_(normalize(torch.randn(64, 32), dim=1))
+    monkeypatch.setattr(imported, "_read", {"release:one": theirs}.__getitem__)
+    monkeypatch.setattr(arms, "PUBLIC_SAES", {("tiny", HOOK, 64): "release:one"})
+    monkeypatch.setattr(imported, "model_names", lambda subject: [subject])
+    params, activations = load_params(), read_activations(activations_dir("tiny", "trained"))
+    models = {
+        arm: read_activations(activations_dir("tiny", arm)).index["model_sha256"] for arm in ("trained", "random_model")
+    }
+    found = arms.with_controls(params, 1, "tiny", "tiny", "frozen", activations, models, tmp_path)
+    assert [one.name for one in found] == ["sae"] * 3 + ["frozen_sae", "public_sae", "random_model_sae", "random_sae"]
+    public = next(one for one in found if one.name == "public_sae")
+    assert torch.equal(SAE.load_from_disk(public.folder).W_dec, theirs.W_dec)
+    scored = ce_bench.judge(found, "tiny", params, torch.device("cpu"), 1)
+    assert "public_sae" not in scored["l0"]  # of another L0
+    monkeypatch.setattr(arms, "PUBLIC_SAES", {("tiny", HOOK, 96): "release:one"})
+    found = arms.with_controls(params, 1, "tiny", "tiny", "frozen", activations, models, tmp_path)
+    assert "public_sae" not in {one.name for one in found}
 
 
 @pytest.mark.slow

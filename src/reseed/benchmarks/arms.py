@@ -9,10 +9,19 @@ from pathlib import Path
 from reseed import ReseedError
 from reseed.activations.store import Activations
 from reseed.artifacts import sae_dir
+from reseed.benchmarks import imported
 from reseed.benchmarks.controls import load_sae, random_sae
 from reseed.params import RANDOM_MODEL, TRAINED, Params, Variant, load_sae_training
 
 SAE_ARM = "sae"
+PUBLIC_ARM = "public_sae"
+PUBLIC_SAES = {
+    ("gpt2", "blocks.6.hook_resid_post", 32768): "gpt2-small-resid-post-v5-32k:blocks.6.hook_resid_post",
+    ("gpt2", "blocks.6.hook_resid_post", 131072): "gpt2-small-resid-post-v5-128k:blocks.6.hook_resid_post",
+    ("gemma-2-2b", "blocks.13.hook_resid_post", 16384): "gemma-scope-2b-pt-res-canonical:layer_13/width_16k/canonical",
+    ("gemma-2-2b", "blocks.13.hook_resid_post", 65536): "gemma-scope-2b-pt-res-canonical:layer_13/width_65k/canonical",
+}
+"""(model, hook point, width) -> release:id of SAELens, of the SAE of others that stands beside ours."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +46,10 @@ def with_controls(
 ) -> list[JudgedSae]:
     """All seeds of `variant`; of the first `control_seeds` its start, its soft-frozen twin, that of the random model.
 
-    models: the sha256 of the model of each arm. The starts are written into the folder `temporary`. Raises ReseedError
-    if `frozen` differs from the variant in more than its decoder, or an SAE read another hook point or model.
+    Beside them the SAE of PUBLIC_SAES of the same model, hook point and width, if there is one: fetched from a hub, and
+    of an L0 of its own. models: the sha256 of the model of each arm. What is not the pipeline's is written into the
+    folder `temporary`. Raises ReseedError if `frozen` differs from the variant in more than its decoder, an SAE read
+    another hook point or model, or the public one cannot be had.
     """
     chosen, training = params.variant(variant), load_sae_training(subject)
     _check_frozen(params, chosen, frozen)
@@ -59,7 +70,17 @@ def with_controls(
         folder = sae_dir(subject, variant, RANDOM_MODEL) / f"seed_{seed}"
         load_sae(folder, hook_name, RANDOM_MODEL, models[RANDOM_MODEL])
         found.append(JudgedSae("random_model_sae", seed, folder, RANDOM_MODEL))
+    if source := public_sae(subject, hook_name, chosen.d_sae):
+        folder = temporary / PUBLIC_ARM
+        imported.load(source, hook_name, activations.d_in, subject).save_model(folder)
+        found.append(JudgedSae(PUBLIC_ARM, params.seeds(chosen)[0], folder, TRAINED))
     return sorted(found, key=lambda one: (one.name != SAE_ARM, one.name, one.seed))
+
+
+def public_sae(subject: str, hook_name: str, d_sae: int) -> str | None:
+    """release:id of the public SAE of the subject's model, hook point and width, if one is known."""
+    found = (PUBLIC_SAES.get((name, hook_name, d_sae)) for name in imported.model_names(subject))
+    return next((source for source in found if source), None)
 
 
 def _check_frozen(params: Params, chosen: Variant, frozen: str) -> None:

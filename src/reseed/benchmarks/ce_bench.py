@@ -24,7 +24,7 @@ from torch import Tensor
 from reseed import ReseedError
 from reseed.activations.language import Reader, TextBatch
 from reseed.artifacts import derive_seed, lm_dir, raw_dir, tokens_dir
-from reseed.benchmarks.arms import JudgedSae
+from reseed.benchmarks.arms import PUBLIC_ARM, JudgedSae
 from reseed.benchmarks.summary import beside_controls
 from reseed.models.language import load_language_model
 from reseed.params import Params, load_language
@@ -189,7 +189,8 @@ def judge(
         pairs = hub_pairs(options.revision, options.pairs)
     else:
         pairs = edited_pairs(raw_dir(subject) / "test.jsonl", options.pairs, options.seed)
-    held = {}
+    # scores of another L0 cannot be compared
+    saes, held = [one for one in saes if one.name != PUBLIC_ARM], {}
     for arm in sorted({one.reads for one in saes}):
         model = load_language_model(config.model, lm_dir(subject), arm, sequences, subject)
         held[arm] = read_pairs(Reader(model, config.capture, device), tokenizer, sequences.n_ctx, pairs)

@@ -7,6 +7,7 @@ forgets k, that for dictionary_learning reads from a hub alone.
 from __future__ import annotations
 
 import pickle
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from sae_lens.saes.sae import SAEMetadata
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import normalize
+from transformer_lens.loading_from_pretrained import get_official_model_name
 
 from reseed import ReseedError
 from reseed.artifacts import derive_seed, read_json
+from reseed.params import RegisteredModel, is_language, load_language
 
 SAELENS, SPARSIFY, DICTIONARY_LEARNING = "sae_weights.safetensors", "sae.safetensors", "ae.pt"
 UNIT = 1e-3
@@ -96,14 +99,31 @@ def _check_reads(
         raise ReseedError(
             f"{source}: the SAE reads {metadata.hook_name}, allowed: {hook_name}, the hook point of the subject"
         )
-    # a hub names a model by its owner as well
-    if metadata.model_name is not None and metadata.model_name.rpartition("/")[2].lower() != model_name.lower():
+    if metadata.model_name is not None and _official(metadata.model_name) not in map(
+        _official, model_names(model_name)
+    ):
         raise ReseedError(f"{source}: the SAE reads the model {metadata.model_name!r}, allowed: {model_name!r}")
     if metadata.reseed_model_sha256 is not None and metadata.reseed_model_sha256 != model_sha256:
         raise ReseedError(
             f"{source}: the SAE reads a model of the hash {metadata.reseed_model_sha256[:12]}, allowed: "
             f"{str(model_sha256)[:12]}, the subject's trained model"
         )
+
+
+def model_names(subject: str) -> list[str]:
+    """What the model of a subject may be called: by the subject's name, and by that of the registry."""
+    if not Path("subjects", f"{subject}.yaml").is_file() or not is_language(subject):
+        return [subject]
+    model = load_language(subject).model
+    return [subject, model.name] if isinstance(model, RegisteredModel) else [subject]
+
+
+def _official(name: str) -> str:
+    """One name for all that TransformerLens knows a model by, without its owner on a hub."""
+    # its ValueError is for a model that it does not have, such as one of this project
+    with suppress(ValueError):
+        name = get_official_model_name(name.rpartition("/")[2])
+    return name.rpartition("/")[2].lower()
 
 
 def _read(source: str) -> SAE[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,22 @@ seeds; wins, losses and ties count data sets by AUC. Beside them the same differ
 seeds. A line without controls has no null, and is no evidence. An SAE says so if not every seed's loss has converged.
 """
 EVALS = """
-SAEBench's own code, on the first test sequences: what the model keeps of its loss when it reads through the SAE (1: all
-of it, 0: as without the activation), explained variance as SAELens computes it, and how much of the decoder a smaller
-SAE explains. Below each table, what could not be run and why.
+SAEBench's own code. Loss kept: of the model's loss on the first test sequences when it reads through the SAE (1: all of
+it, 0: as without the activation); explained variance as SAELens computes it; how much of the decoder a smaller SAE
+explains; test accuracy of probes on the k best latents, and of a dense probe, for the operation behind a number
+([what that is](benchmarks.md#saebench); 0.5 is chance). TPP and SCR are shown and gate nothing. Below the table, what
+could not be run and why.
 """
+EVAL_FIGURES = (
+    ("core", r"model_performance_preservation\.ce_loss_score", "loss kept"),
+    ("core", r"reconstruction_quality\.explained_variance", "explained variance"),
+    ("meta_structure", r"meta_structure\.decoder_fraction_variance_explained", "explained by a smaller SAE"),
+    ("sparse_probing", r"sae\.sae_top_(\d+)_test_accuracy", "probe, k {}"),
+    ("sparse_probing", r"llm\.llm_test_accuracy", "dense probe of the model"),
+    ("tpp", r"tpp_metrics\.tpp_threshold_(\d+)_total_metric", "TPP, {} latents"),
+    ("scr", r"scr_metrics\.scr_metric_threshold_(\d+)", "SCR, {} latents"),
+)
+"""(eval, its figure, how the table calls it)."""
 CONTRASTS = """
 Not CE-Bench itself but its definitions ([Gulko et al. 2025](https://arxiv.org/abs/2509.00691)) on pairs of the
 subject's own test documents, one edited in its numbers or its relations. A maximum over latents grows with their
@@ -163,20 +176,15 @@ def _probes(paths: list[Path]) -> str:
 
 
 def _evals(paths: list[Path]) -> str:
-    figures = {
-        "loss kept": ("core", "model_performance_preservation.ce_loss_score"),
-        "explained variance": ("core", "reconstruction_quality.explained_variance"),
-        "explained by a smaller SAE": ("meta_structure", "meta_structure.decoder_fraction_variance_explained"),
-    }
     lines, left_out = [], set()
     for path in paths:
         content = read_json(path)
         left_out |= {f"{name}: {one['not_run']}" for name, one in content.items() if "not_run" in one}
-        for label, (name, figure) in figures.items():
-            if figure in content.get(name, {}):
-                one = content[name][figure]
-                controls = (f"{one[control]:.3f}" if control in one else "" for control in SAE_CONTROLS)
-                lines.append([_named(path), label, interval(one), *controls])
+        for name, pattern, label in EVAL_FIGURES:
+            for figure, one in content.get(name, {}).items():
+                if found := re.fullmatch(pattern, figure):
+                    controls = (f"{one[control]:.3f}" if control in one else "" for control in SAE_CONTROLS)
+                    lines.append([_named(path), label.format(*found.groups()), interval(one), *controls])
     reasons = "".join(f"- {reason}\n" for reason in sorted(left_out))
     return _table(["SAE", "figure", "value", *SAE_CONTROLS.values()], lines) + (f"\n{reasons}" if reasons else "")
 
