@@ -15,6 +15,7 @@ from reseed.benchmarks import evals
 from reseed.benchmarks.child import _check_unit_norm
 from reseed.benchmarks.evals import EVALS, WRONG, flat, job_key, preflight, run
 from reseed.benchmarks.operations import TASK
+from reseed.benchmarks.results import normalise
 from tests.benchmarks.builders import lens_sae
 from tests.text.builders import operation_rows, write_rows
 
@@ -86,6 +87,12 @@ def test_a_score_of_scr_can_be_minus_one(tmp_path: Path) -> None:
     assert flat(file, minus_one_is_nan=False) == {"scr_metrics.scr_dir1_threshold_2": -1.0}
     with pytest.raises(ReseedError, match="found nan, SAEBench's mark for NaN"):
         flat(result(tmp_path / "scr.json", scr_metrics={"x": float("nan")}), minus_one_is_nan=False)
+
+
+def test_nan_in_a_result_is_one_sentence(tmp_path: Path) -> None:
+    file = result(tmp_path / "a.json", autointerp={"autointerp_std_dev": float("nan")})
+    with pytest.raises(ReseedError, match=r"a\.json: found NaN or infinite figures of SAEBench"):
+        normalise(file, "mine")
 
 
 def test_wrong_figures_are_replaced_and_marked(tmp_path: Path) -> None:

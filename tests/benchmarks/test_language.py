@@ -83,7 +83,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     core = {"n_eval_reconstruction_batches": 4, "n_eval_sparsity_variance_batches": 4, "eval_batch_size_prompts": 4}
     meta = {"train_steps": 20, "k": 2}
     sizes = {"train_set_size": 80, "test_set_size": 20, "context_length": N_CTX, "llm_batch_size": 16}
-    texts = {"dataset_names": [TASK], "n_values": [2, 8]} | sizes
+    texts = {"dataset_names": [TASK], "n_values": [2, 10]} | sizes
     settings = {
         "core": core | {"context_size": N_CTX}, "meta_structure": meta, "ravel": {}, "tpp": texts,
         "scr": texts | {"column1_vals_lookup": {TASK: [["multiplication", "addition"]]}},
@@ -93,7 +93,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         },
         "sparse_probing_sae_probes": {"dataset_names": NAMES[1:], "ks": [1, 2]},
         "autointerp": {
-            "n_latents": 3, "total_tokens": N_CTX * SEQUENCES, "llm_context_size": N_CTX, "llm_batch_size": 16,
+            "n_latents": 40, "total_tokens": N_CTX * SEQUENCES, "llm_context_size": N_CTX, "llm_batch_size": 16,
             "dead_latent_threshold": 1,
         },
     }  # fmt: skip
@@ -248,8 +248,8 @@ def _check_text_tasks(found: dict[str, Any], out: Path) -> None:
     theirs = found["sparse_probing_sae_probes"]["sae.sae_top_1_test_accuracy"]["value"]
     assert theirs == pytest.approx(ours, abs=0.02)
     for name, metric in (
-        ("scr", "scr_metrics.scr_dir1_threshold_8"),
-        ("tpp", "tpp_metrics.tpp_threshold_8_total_metric"),
+        ("scr", "scr_metrics.scr_dir1_threshold_10"),
+        ("tpp", "tpp_metrics.tpp_threshold_10_total_metric"),
     ):
         assert found[name]["may_gate"] == 0
         assert set(found[name][metric]) >= {"value", "random_sae", "frozen_sae", "random_model_sae"}
@@ -290,7 +290,7 @@ def test_autointerp_asks_the_judge_that_the_environment_names(monkeypatch: pytes
     finally:
         judge.shutdown()
     # what one calls inactive the other calls active: of every sequence exactly one is right
-    assert sum(scores) == pytest.approx(1, abs=1e-9)
+    assert sum(scores) == pytest.approx(1, abs=1e-6)
     assert 0 < scores[1] < scores[0]
 
 

@@ -112,7 +112,7 @@ def _run(name: str, job: dict[str, Any], saes: list[tuple[str, Any]]) -> None:
             sparse_probing_experiment_dir=Path("k_sparse_probing"),
             **here,
         )
-    module.run_eval(config, saes, device, out, **rest)
+    module.run_eval(config, saes, device, output_path=out, **rest)
     if name == "sparse_probing":
         _write_dense(saes)
 

@@ -28,12 +28,21 @@ def write_result(path: Path, write: Callable[[str], object], identity: str) -> N
 
 
 def normalise(path: Path, identity: str) -> None:
-    """Replace what varies from run to run in a standard result file: times, random ids, the commit of the directory."""
+    """Replace what varies from run to run in a standard result file: times, random ids, the commit of the directory.
+
+    Raises ReseedError for NaN or infinite figures, but in the details of single latents, which are left out.
+    """
     result = json.loads(path.read_text())
     if "eval_result_details" in result:
         result["eval_result_details"] = _without_nan(result["eval_result_details"])
     result |= {"eval_id": identity, "datetime_epoch_millis": 0, "sae_bench_commit_hash": "sae-bench 0.6.0"}
-    path.write_text(json.dumps(result, indent=1, sort_keys=True, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
+    except ValueError as error:
+        raise ReseedError(
+            f"{path}: found NaN or infinite figures of SAEBench, allowed: finite ones"
+        ) from error
+    path.write_text(text + "\n")
 
 
 def _without_nan(details: list[dict[str, Any]]) -> list[dict[str, Any]]:
