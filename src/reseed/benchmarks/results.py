@@ -39,9 +39,7 @@ def normalise(path: Path, identity: str) -> None:
     try:
         text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
     except ValueError as error:
-        raise ReseedError(
-            f"{path}: found NaN or infinite figures of SAEBench, allowed: finite ones"
-        ) from error
+        raise ReseedError(f"{path}: found NaN or infinite figures of SAEBench, allowed: finite ones") from error
     path.write_text(text + "\n")
 
 
