@@ -190,6 +190,17 @@ def test_code_that_was_committed_to_the_lock_without_a_run(project: Path) -> Non
     assert provenance.found == "not what the run facts say: score (src/score.py)"
 
 
+def test_run_facts_of_a_revision_that_is_not_in_the_clone(project: Path) -> None:
+    facts = json.loads((project / "runs/score.json").read_text())
+    (project / "runs/score.json").write_text(json.dumps(facts | {"revision": "f" * 40}))
+    (provenance,) = found(project)
+    assert provenance.kind == "provenance"
+    assert provenance.found == "not what the run facts say: score (ran at fffffff, which this clone does not have)"
+    with (project / "src/score.py").open("a") as file:
+        file.write("# edited\n")
+    assert kinds(project) == ["lock"]  # no longer of the workspace, and of no revision that anybody can look at
+
+
 def test_a_lock_entry_of_a_stage_that_is_gone(project: Path) -> None:
     text = (project / "dvc.yaml").read_text()
     (project / "dvc.yaml").write_text(text[: text.index("  score:")])

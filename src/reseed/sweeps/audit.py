@@ -7,6 +7,7 @@ import posixpath
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.repo import Repo
@@ -136,10 +137,7 @@ def _check_locks(
                 stale[stage.name] = found
             if fault:
                 faults[stage.name] = fault
-            elif names := [
-                *(locks.foreign_code(stage, then, outputs) if then else ()),
-                *locks.foreign_parameters(stage, facts),
-            ]:
+            elif names := _foreign(stage, facts, then, outputs):
                 foreign[stage.name] = names
             if paths := locks.changed_outputs(stage, tree):
                 changed[stage.name] = paths
@@ -162,6 +160,14 @@ def _check_locks(
             todo = f"list them again in {posixpath.join(posixpath.dirname(file), 'study.yaml')}, or delete the entries"
             findings.append(Finding("unlisted", lock, _some(names), todo))
     return findings
+
+
+def _foreign(stage: Stage, facts: Mapping[str, Any], then: Tree | None, outputs: Mapping[str, str]) -> list[str]:
+    """What the facts of a stage's last run say that its lock does not."""
+    if facts and then is None:
+        return [f"ran at {facts['revision'][:7]}, which this clone does not have"]
+    code = locks.foreign_code(stage, then, outputs) if then else []
+    return [*code, *locks.foreign_parameters(stage, facts)]
 
 
 def _experiments(root: Path) -> dict[str, tuple[str, str]]:
