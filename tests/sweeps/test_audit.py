@@ -356,7 +356,9 @@ def test_the_command_prints_a_narrow_table_or_json_and_exits_with_what_it_found(
     assert dirty.exit_code == 1
     assert max(map(len, dirty.stdout.splitlines())) <= 80
     assert "output dvc.lock: the workspace has another: score (metrics/toy.json)" in dirty.stdout
+    monkeypatch.chdir(project / "src")
     as_json = run(app, ["audit", "--json"])
+    monkeypatch.chdir(project)
     assert as_json.exit_code == 1
     assert [entry["kind"] for entry in json.loads(as_json.stdout)["findings"]] == ["output"]
     git(project, "checkout", "-q", "HEAD", "metrics/toy.json")

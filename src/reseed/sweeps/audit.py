@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvc.exceptions import DvcException, NotDvcRepoError
+from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from reseed import ReseedError
@@ -26,16 +26,16 @@ def audit(root: Path = Path(), remotes: Sequence[str] = ()) -> Report:
     Raises ReseedError where it cannot look: no DVC or git repository, a pipeline that DVC cannot read, a remote that
     does not answer.
     """
-    root = root.resolve()
     try:
-        repo = Repo(str(root))
-    except NotDvcRepoError as error:
-        raise ReseedError(f"{root}: {one_line(error)}") from error
+        repo = Repo(str(root.resolve()))
+    except DvcException as error:
+        raise ReseedError(f"{root.resolve()}: {one_line(error)}") from error
     with repo:
+        root = Path(repo.root_dir)
         commits = locks.commits(root)
-        code = _hashed(root, _listed_by_git(root), {}, "code")
-        pipelines = locks.pipelines(code)
-        stages = locks.stages(repo, code, pipelines)
+        written = _hashed(root, _tracked_state(root), {}, "pipelines")
+        pipelines = locks.pipelines(written)
+        stages = locks.stages(repo, written, pipelines)
         experiments = _experiments(root)
         findings, used = _check_experiments(repo, experiments, commits)
         used = {md5: path for path, md5 in locks.made(stages).items()} | used
@@ -46,7 +46,7 @@ def audit(root: Path = Path(), remotes: Sequence[str] = ()) -> Report:
         findings += [finding for one in rehashed for finding in one.findings]
 
         known = {_inode(Path(cache.path, name)): md5 for name, md5 in rehashed[0].md5s.items()}
-        workspace = _hashed(root, {*code.md5s, *_outputs_and_code(repo, stages)}, known, "workspace")
+        workspace = _hashed(root, {*written.md5s, *_outputs_and_code(repo, stages)}, known, "workspace")
         findings += _check_locks(root, stages, workspace, commits)
         listed = manifests.listed(root, stages, workspace)
         findings += manifests.check(root, listed)
@@ -83,9 +83,10 @@ def _remote(repo: Repo, name: str) -> Store:
     return Store(f"remote {name}", remote.fs, remote.path, remote=True)
 
 
-def _listed_by_git(root: Path) -> set[str]:
+def _tracked_state(root: Path) -> list[str]:
+    """The pipelines, locks, parameters and run facts that git tracks or would track."""
     listed = locks.git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").decode().split("\0")
-    return {path for path in listed if path}
+    return [path for path in listed if path.endswith((".yaml", ".lock")) or path.startswith("runs/")]
 
 
 def _outputs_and_code(repo: Repo, stages: Iterable[Stage]) -> set[str]:

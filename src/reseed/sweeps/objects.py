@@ -54,6 +54,14 @@ class Store:
         file: BinaryIO = self.fs.open(self.fs.join(self.path, name), "rb")
         return file
 
+    def read(self, name: str) -> bytes:
+        """The content of a small file; raises ReseedError if it cannot be read."""
+        try:
+            with self.open(name) as file:
+                return file.read()
+        except Exception as error:
+            raise ReseedError(f"{self.name}: {name} could not be read: {one_line(error)}") from error
+
 
 @dataclass(frozen=True)
 class Rehashed:
@@ -161,13 +169,11 @@ def directory_md5(children: Iterable[tuple[str, str]]) -> str:
 
 
 def _entries(store: Store, name: str) -> dict[str, str]:
-    with store.open(name) as file:
-        return {entry["relpath"]: entry["md5"] for entry in json.loads(file.read())}
+    return {entry["relpath"]: entry["md5"] for entry in json.loads(store.read(name))}
 
 
 def _is_run(store: Store, name: str, digest: str) -> bool:
-    with store.open(name) as file:
-        text = file.read()
+    text = store.read(name)
     try:
         found: str = dict_sha256(parse_yaml(text.decode(), name), exclude=["size", "nfiles"])
     except (YAMLFileCorruptedError, UnicodeDecodeError):
