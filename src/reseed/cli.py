@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -96,6 +97,28 @@ def evaluate(
     report = studies.benchmarks(out, f"{subject}/{label}")
     (out / subject / label / "report.md").write_text(report.lstrip())
     Console().print(Markdown(report))
+
+
+@app.command()
+def audit(
+    remote: Annotated[list[str] | None, typer.Option(help="a DVC remote to rehash too; may be repeated")] = None,
+    allow_stale: Annotated[bool, typer.Option(help="exit with 0 for locks of older code that git has")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+) -> None:
+    """Rehash what DVC trusts, check every lock and experiment. Exits with 0: clean, 1: findings, 2: could not look."""
+    from reseed.sweeps import findings
+    from reseed.sweeps.audit import audit as look
+
+    try:
+        report = look(remotes=remote or ())
+    except ReseedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from error
+    if as_json:
+        print(findings.as_json(report))
+    else:
+        findings.show(report, allow_stale, Console())
+    raise typer.Exit(int(report.failed(allow_stale)))
 
 
 @app.command(name="plots")
