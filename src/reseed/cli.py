@@ -17,8 +17,10 @@ from reseed.models.language import is_encoder
 from reseed.params import load_params
 from reseed.reports import history, plots, readme, studies
 from reseed.stage import device
+from reseed.sweeps import commands as sweeps
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(sweeps.app, name="sweep")
 
 
 @app.callback()
