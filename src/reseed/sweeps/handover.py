@@ -150,9 +150,15 @@ def check_stated(asked: Asked, content: Mapping[str, Any]) -> None:
 def accept(asked: list[Asked], known: Mapping[str, Instance], repo: Any, state: Path) -> list[Task]:
     """Check all that was asked and return its tasks, unwritten.
 
-    Raises ReseedError for a name that is taken or given twice, a stated value, a key that nothing reads.
+    Raises ReseedError for a name that is taken or given twice, a stated value, a key that nothing reads, a remote that
+    is not defined.
     """
     root, found = Path(repo.root_dir), {}
+    remote, remotes = repo.config["core"].get("remote"), list(repo.config["remote"])
+    if remote and remote not in remotes:
+        raise ReseedError(
+            f".dvc/config: core.remote: found {remote!r}, allowed: {', '.join(remotes) or 'none is defined'}"
+        )
     for one in asked:
         task_id = f"{one.name}@{one.head[:7]}"
         if task_id in found:
@@ -182,7 +188,7 @@ def accept(asked: list[Asked], known: Mapping[str, Instance], repo: Any, state: 
             targets=targets,
             state=str(state.resolve()),
             cache=repo.cache.local_cache_dir,
-            remote=bool(repo.config["core"].get("remote")),
+            remote=bool(remote),
             options=one.options,
             origins=one.origins,
         )

@@ -156,14 +156,14 @@ def _result(task: Task, state: Path, how: str, ledger: Ledger) -> Outcome | None
 
 
 def _give_up_on_dependents(waiting: dict[str, Task], state: Path, settle: Callable[[Task, Outcome], None]) -> None:
-    """Tasks after one that failed end as failed, with that as their reason."""
+    """Tasks after one that failed end as failed, with that as their reason, and so do those after them."""
     for task in list(waiting.values()):
         for id_ in task.after:
             outcome = None if id_ in waiting else tasks.read(Outcome, outcome_file(state, id_))
             if outcome is not None and outcome.status == "failed":
-                lost = Outcome(
-                    "failed", f"not run, because {id_.rpartition('@')[0]} failed", 0, time.time(), 0.0, "", ""
-                )
+                why = f"not run, because {id_.rpartition('@')[0]} failed"
+                lost = Outcome("failed", why, 0, time.time(), 0.0, "", "")
                 tasks.write(outcome_file(state, task.id), lost)
                 settle(waiting.pop(task.id), lost)
-                break
+                return _give_up_on_dependents(waiting, state, settle)
+    return None
