@@ -17,7 +17,7 @@ from rich.table import Table
 from reseed import ReseedError
 from reseed.params import read_yaml
 from reseed.stage import progress
-from reseed.sweeps import budget, engines, handover, schedule, tasks
+from reseed.sweeps import budget, engines, handover, on_ray, schedule, slurm, tasks
 from reseed.sweeps.files import load_sweep
 from reseed.sweeps.parameters import at_revision, git, shown, value_of
 from reseed.sweeps.pipelines import affected, instances
@@ -28,6 +28,8 @@ app = typer.Typer(no_args_is_help=True, help="Queued experiments and sweep files
 
 class EngineName(StrEnum):
     local = "local"
+    ray = "ray"
+    slurm = "slurm"
 
 
 File = Annotated[Path | None, typer.Argument(help="a sweep file; without one, what `dvc exp run --queue` has queued")]
@@ -39,6 +41,7 @@ def run(
     engine: Annotated[EngineName, typer.Option(help="where the tasks run")] = EngineName.local,
     jobs: Annotated[int | None, typer.Option(min=1, help="tasks at once; as many as fit, if not given")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a task; 1 where there are any")] = None,
+    address: Annotated[str | None, typer.Option(help="of a Ray cluster; one of this machine, if not given")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show, run nothing")] = False,
 ) -> None:
     """Run what is queued, or a sweep file, and what an earlier run left; the same command does only what is missing."""
@@ -50,7 +53,7 @@ def run(
     with schedule.only_one(STATE):
         found, asked = _collected(file)
         ledger = _check_budget(found, file)
-        chosen = _engine(engine, jobs, gpus)
+        chosen = _engine(engine, jobs, gpus, address)
         if asked:
             found = handover.write(found, asked, _repo(), STATE)
         if not found:
@@ -152,9 +155,16 @@ def _check_budget(found: Sequence[Task], file: Path | None) -> budget.Ledger:
     return ledger
 
 
-def _engine(name: EngineName, jobs: int | None, gpus: int | None) -> engines.Engine:
-    threads = value_of(read_yaml(Path("params.yaml")), "compute.threads")
-    return {EngineName.local: engines.local}[name](jobs, gpus, threads or 1)
+def _engine(name: EngineName, jobs: int | None, gpus: int | None, address: str | None) -> engines.Engine:
+    if address is not None and name != EngineName.ray:
+        raise ReseedError(f"--address {address}: found --engine {name}, allowed: with --engine ray")
+    if name == EngineName.slurm:
+        return slurm.slurm(jobs, gpus)
+    threads = value_of(read_yaml(Path("params.yaml")), "compute.threads") or 1
+    if name == EngineName.local:
+        return engines.local(jobs, gpus, threads)
+    remote = bool(_repo().config["core"].get("remote"))
+    return on_ray.on_ray(address, jobs, gpus, threads, Path(), remote)
 
 
 def _planned(found: Sequence[Task]) -> Table:
@@ -175,8 +185,10 @@ def _state(task: Task) -> tuple[str, str, str, str, str]:
         return outcome.status, outcome.host, _clock(outcome.started), f"{outcome.seconds:.0f} s", outcome.reason
     worker = tasks.read(Worker, worker_file(STATE, task.id))
     launched = schedule.launch_file(STATE, task.id).exists()
-    if worker is None or not (launched or tasks.alive(worker)):
+    if not launched and not tasks.alive(worker):
         return "queued", "", "", "", shown(task.changes)
+    if worker is None:
+        return "started", "", "", "", shown(task.changes)
     where = worker.host + (f", GPU {worker.device}" if worker.device else "")
     return "running", where, _clock(worker.started), "", _progress(log_file(STATE, task.id))
 

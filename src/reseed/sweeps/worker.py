@@ -83,8 +83,10 @@ def work(file: Path) -> int:
         hardware=found.pop("hardware", "") or _processor(),
         **found,
     )
-    tasks.write(outcome_file(state, task.id), outcome)
-    worker_file(state, task.id).unlink()
+    done = tasks.read(Outcome, outcome_file(state, task.id))
+    if done is None or done.status != "done":  # else a worker that was thought lost was not
+        tasks.write(outcome_file(state, task.id), outcome)
+    worker_file(state, task.id).unlink(missing_ok=True)
     return 0
 
 
@@ -219,7 +221,7 @@ def _configured(task: Task, clone: Path, local: bool) -> tuple[Any, bool]:
 
     given = Path(task.origin) / ".dvc" if local else Path(task.state)
     settings = Config(str(given), validate=False).read("local") if (given / "config.local").is_file() else {}
-    shared = Path(task.cache).is_dir()
+    shared = bool(task.cache) and Path(task.cache).is_dir()
     if not shared and not task.remote:
         raise ReseedError(f"{task.cache}: this machine does not see the DVC cache, and no DVC remote is configured")
     with Config(str(clone / ".dvc"), validate=False).edit("local") as conf:
@@ -258,8 +260,9 @@ def _with_run_facts(clone: Path, ref: str) -> str:
 def _publish(task: Task, clone: Path, local: bool, ref: str) -> None:
     """Give the experiment to the checkout, or leave it as a bundle beside the outcome."""
     if not local:
-        git(clone, "bundle", "create", "-q", str(outcome_file(Path(task.state), task.id).with_suffix(".bundle")),
-            f"{task.head}..{ref}")  # fmt: skip
+        bundle = outcome_file(Path(task.state), task.id).with_suffix(".bundle")
+        bundle.parent.mkdir(parents=True, exist_ok=True)
+        git(clone, "bundle", "create", "-q", str(bundle), f"{task.head}..{ref}")
         return
     for left in reversed(range(PUSHES)):
         try:
