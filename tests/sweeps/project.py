@@ -44,7 +44,7 @@ text = json.dumps([params["train"]["seeds"], variants["topk"], variants["topk-k8
 (out / "sae.json").write_text(text)
 (out / "weights").write_bytes(b"\\0" * 1000 * behave["kilobytes"])
 pathlib.Path("runs").mkdir(exist_ok=True)
-facts = {"duration_s": time.time() - started, "resumed_from": done, "device": os.environ["CUDA_VISIBLE_DEVICES"],
+facts = {"duration_s": time.time() - started, "resumed_from": done, "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
          "parameters": {"train": params["train"]}, "machine": {"device": "cpu", "processor": "Test CPU"}}
 pathlib.Path("runs/train.json").write_text(json.dumps(facts))
 """

@@ -32,7 +32,7 @@ def test_a_queued_sweep_ends_in_the_users_own_checkout(here: Path) -> None:
     assert sorted(entry["task"].split("@")[0] for entry in ledger) == sorted(found)
     assert all(entry["hours"] > 0 and entry["hardware"] == "Test CPU" and entry["bytes"] > 1000 for entry in ledger)
     again = reseed("run", "--jobs", "2")
-    assert "nothing to run" in again.stdout
+    assert "0 done, 0 failed, 0 left: nothing to run" in again.stdout
     assert experiments(here) == found
 
 

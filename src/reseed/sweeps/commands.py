@@ -17,7 +17,7 @@ from rich.table import Table
 from reseed import ReseedError
 from reseed.params import read_yaml
 from reseed.stage import progress
-from reseed.sweeps import budget, engines, handover, on_ray, schedule, slurm, tasks
+from reseed.sweeps import budget, engines, farm, handover, on_ray, schedule, slurm, tasks
 from reseed.sweeps.files import load_sweep
 from reseed.sweeps.parameters import at_revision, git, shown, value_of
 from reseed.sweeps.pipelines import affected, instances
@@ -41,31 +41,40 @@ def run(
     engine: Annotated[EngineName, typer.Option(help="where the tasks run")] = EngineName.local,
     jobs: Annotated[int | None, typer.Option(min=1, help="tasks at once; as many as fit, if not given")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs of a task; 1 where there are any")] = None,
+    stages: Annotated[str | None, typer.Option(help="a pipeline file, of which each stage becomes a task")] = None,
     address: Annotated[str | None, typer.Option(help="of a Ray cluster; one of this machine, if not given")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="check and show, run nothing")] = False,
 ) -> None:
     """Run what is queued, or a sweep file, and what an earlier run left; the same command does only what is missing."""
+    if stages and file:
+        raise ReseedError(f"--stages {stages}: found the sweep file {file} beside it, allowed: one of them")
     if dry_run:
-        found, _ = _collected(file)
+        found, _ = _stages(stages) if stages else _collected(file)
         _check_budget(found, file)
         Console().print(_planned(found))
         return
+    result = schedule.Result(0, 0, 0, "nothing to run: every task has its result")
     with schedule.only_one(STATE):
-        found, asked = _collected(file)
+        found, asked = _stages(stages) if stages else _collected(file)
         ledger = _check_budget(found, file)
-        chosen = _engine(engine, jobs, gpus, address)
-        if asked:
+        for task in tasks.all_tasks(STATE):  # what ended while nobody looked
+            if outcome := tasks.read(Outcome, outcome_file(STATE, task.id)):
+                ledger.add(task, outcome)
+        chosen = _engine(engine, jobs, gpus, address) if found else None
+        if stages:
+            farm.hand_over(found, Path(), STATE)
+        elif asked:
             found = handover.write(found, asked, _repo(), STATE)
-        if not found:
-            print("nothing to run: the queue is empty, and every task has its result")
-            return
-        with progress(len(found), "experiments", "experiment") as bar:
+        if chosen:
+            with progress(len(found), "tasks", "task") as bar:
 
-            def show(task: Task, outcome: Outcome) -> None:
-                bar.update()
-                bar.write(f"{outcome.status}: {task.name}" + (f": {outcome.reason}" if outcome.reason else ""))
+                def show(task: Task, outcome: Outcome) -> None:
+                    bar.update()
+                    bar.write(f"{outcome.status}: {task.name}" + (f": {outcome.reason}" if outcome.reason else ""))
 
-            result = schedule.run(found, chosen, STATE, ledger, show)
+                result = schedule.run(found, chosen, STATE, ledger, show)
+        if stages and not (result.failed or result.left):
+            farm.join(_repo(), stages, STATE)
     print(f"{result.done} done, {result.failed} failed, {result.left} left" + (f": {result.why}" if result.why else ""))
     if result.failed or result.left:
         raise typer.Exit(1)
@@ -135,6 +144,13 @@ def _collected(file: Path | None) -> tuple[list[Task], list[handover.Asked]]:
     if file is None:
         wanted = missing | wanted
     return list(wanted.values()), asked
+
+
+def _stages(target: str) -> tuple[list[Task], list[handover.Asked]]:
+    repo = _repo()
+    found = farm.stages(repo, instances(repo), target, STATE)
+    outcomes = ((task, tasks.read(Outcome, outcome_file(STATE, task.id))) for task in found)
+    return [task for task, outcome in outcomes if outcome is None or outcome.status == "failed"], []
 
 
 def _ledger(file: Path | None = None, sweep: Sequence[Task] = ()) -> budget.Ledger:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from reseed import ReseedError
-from reseed.sweeps.tasks import Task, log_file, process_born, task_file
+from reseed.sweeps.tasks import Task, Worker, log_file, process_born, task_file
 from reseed.sweeps.worker import GRACE
 
 
@@ -58,6 +58,15 @@ def environment(devices: str) -> dict[str, str]:
     }
 
 
+def handle_of(worker: Worker) -> str:
+    """The handle that the local engine gives to a worker of this machine."""
+    return _handle(worker.host, worker.pid, worker.born)
+
+
+def _handle(host: str, pid: int, born: float) -> str:
+    return f"{host}:{pid}:{born}"
+
+
 def gpus_here() -> list[str]:
     """The GPUs of this machine that CUDA_VISIBLE_DEVICES leaves, by number."""
     if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -97,7 +106,7 @@ class Local:
                     command(task_file(state, task.id)),
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment(free[0]), start_new_session=True,
                 )  # fmt: skip
-            handles.append(f"{socket.gethostname()}:{process.pid}:{process_born(process.pid)}")
+            handles.append(_handle(socket.gethostname(), process.pid, process_born(process.pid)))
             self._mine[handles[-1]] = process, free[0]
         return handles
 

@@ -35,14 +35,14 @@ def instances(repo: Any) -> dict[str, Instance]:
             if isinstance(dep, ParamsDependency)
             for key in dep.params
         ]
-        before = tuple(sorted(_address(repo, one) for one in graph.successors(stage)))
-        found[_address(repo, stage)] = Instance(
-            _address(repo, stage), repo.fs.relpath(stage.path, repo.root_dir), tuple(reads), before
+        before = tuple(sorted(address_of(repo, one) for one in graph.successors(stage)))
+        found[address_of(repo, stage)] = Instance(
+            address_of(repo, stage), repo.fs.relpath(stage.path, repo.root_dir), tuple(reads), before
         )
     return found
 
 
-def _address(repo: Any, stage: Any) -> str:
+def address_of(repo: Any, stage: Any) -> str:
     pipeline, name = repo.fs.relpath(stage.path, repo.root_dir), getattr(stage, "name", "")
     return str(name if pipeline == ROOT else f"{pipeline}:{name}" if name else pipeline)
 

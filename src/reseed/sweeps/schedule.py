@@ -5,7 +5,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from types import FrameType
 from reseed import ReseedError
 from reseed.sweeps import tasks
 from reseed.sweeps.budget import Ledger
-from reseed.sweeps.engines import Engine
+from reseed.sweeps.engines import Engine, handle_of
 from reseed.sweeps.tasks import Outcome, Task, Worker, kill_orphans, outcome_file, worker_file
 
 LAUNCHES = 5
@@ -83,12 +85,16 @@ def run(
             launched = _launched(state, task.id)
             if launched and launched["engine"] == engine.name and engine.ended(launched["handle"]) is None:
                 running[task.id] = launched["handle"]
-            elif tasks.alive(tasks.read(Worker, worker_file(state, task.id))):
+            elif (worker := tasks.read(Worker, worker_file(state, task.id))) and tasks.alive(worker):
+                if engine.name == "local":  # its scheduler was killed before it could write down the handle
+                    running[task.id] = handle_of(worker)
+                    continue
                 raise ReseedError(f"{task.name}: it still runs by another engine, allowed: that one until it has ended")
             elif (outcome := tasks.read(Outcome, outcome_file(state, task.id))) and ledger.lacks(task, outcome):
                 settle(waiting.pop(task.id), outcome)  # it ended while nobody looked
             else:
                 outcome_file(state, task.id).unlink(missing_ok=True)
+                launch_file(state, task.id).unlink(missing_ok=True)
         while waiting and not stop:
             for id_, handle in list(running.items()):
                 how = engine.ended(handle)
@@ -150,6 +156,8 @@ def _result(task: Task, state: Path, how: str, ledger: Ledger) -> Outcome | None
             ledger.add(task, replace(lost, reason=f"its worker {how} without a result: started again"))
             return None
         outcome = lost
+        if worker and worker.host == socket.gethostname():
+            shutil.rmtree(worker.clone, ignore_errors=True)
         tasks.write(outcome_file(state, task.id), outcome)
     launch_file(state, task.id).unlink(missing_ok=True)
     return outcome

@@ -129,6 +129,15 @@ def log_file(state: Path, id_: str) -> Path:
     return state / "logs" / f"{id_}.log"
 
 
+def facts_dir(state: Path, id_: str) -> Path:
+    """Run facts of the stage grain, until the pipeline is joined."""
+    return state / "facts" / id_
+
+
+def claim_file(state: Path, id_: str) -> Path:
+    return state / "claims" / f"{id_}.lock"
+
+
 def all_tasks(state: Path) -> list[Task]:
     """Every task that was ever handed over, the earliest first."""
     paths = sorted((state / "tasks").glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import re
@@ -28,7 +29,17 @@ import yaml
 from reseed import ReseedError
 from reseed.sweeps import tasks
 from reseed.sweeps.parameters import check_recorded, git
-from reseed.sweeps.tasks import Outcome, Task, Worker, kill_orphans, log_file, outcome_file, worker_file
+from reseed.sweeps.tasks import (
+    Outcome,
+    Task,
+    Worker,
+    claim_file,
+    facts_dir,
+    kill_orphans,
+    log_file,
+    outcome_file,
+    worker_file,
+)  # fmt: skip
 
 STOPPED = 143
 GRACE = 5.0
@@ -47,10 +58,19 @@ def work(file: Path) -> int:
     task = tasks.read(Task, file)
     if task is None:
         raise ReseedError(f"{file}: the file does not exist")
+    claim = claim_file(Path(task.state), task.id)
+    claim.parent.mkdir(parents=True, exist_ok=True)
+    with claim.open("a") as lock:
+        # released by the system with this process: a second worker waits, and then finds the outcome
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _claimed(task)
+
+
+def _claimed(task: Task) -> int:
     state = Path(task.state)
     before = tasks.read(Worker, worker_file(state, task.id))
     done = tasks.read(Outcome, outcome_file(state, task.id))
-    if tasks.alive(before) or (done and done.status == "done"):
+    if done and done.status == "done":
         return 0
     if before:
         kill_orphans(task.id)
@@ -83,9 +103,7 @@ def work(file: Path) -> int:
         hardware=found.pop("hardware", "") or _processor(),
         **found,
     )
-    done = tasks.read(Outcome, outcome_file(state, task.id))
-    if done is None or done.status != "done":  # else a worker that was thought lost was not
-        tasks.write(outcome_file(state, task.id), outcome)
+    tasks.write(outcome_file(state, task.id), outcome)
     worker_file(state, task.id).unlink(missing_ok=True)
     return 0
 
@@ -100,9 +118,9 @@ def _in_a_child(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    child = os.fork()
+    parent, child = os.getpid(), os.fork()
     if child == 0:
-        _child(task, clone, attempt, result)
+        _child(task, clone, attempt, result, parent)
     try:
         _, status = os.waitpid(child, 0)
     except _Stopped:
@@ -119,13 +137,15 @@ def _in_a_child(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
     return dict(found)
 
 
-def _child(task: Task, clone: Path, attempt: int, result: Path) -> None:
+def _child(task: Task, clone: Path, attempt: int, result: Path, parent: int) -> None:
     """Run DVC and write what came of it; never returns."""
     code = 1
     try:
         os.setsid()
         # with its parent killed, a run would go on unwatched
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         os.environ[tasks.TASK_VARIABLE] = task.id
@@ -285,9 +305,13 @@ def _has(origin: str, ref: str) -> bool:
 def _summary(task: Task, clone: Path, revision: str, ran: set[str]) -> dict[str, Any]:
     """What the run made and cost, from the locks and the run facts of its commit."""
     known = _outputs(clone, task.head)
-    made = {out: size for out, size in _outputs(clone, revision).items() if out not in known} if revision else {}
+    made = {out: size for out, size in _outputs(clone, revision).items() if out not in known}
     facts = [path for path in sorted((clone / "runs").glob("*.json")) if path.stem in {s.split(":")[-1] for s in ran}]
     machines = [json.loads(path.read_text())["machine"] for path in facts]
+    if task.grain == "stage":
+        for path in facts:
+            facts_dir(Path(task.state), task.id).mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, facts_dir(Path(task.state), task.id) / path.name)
     names = {machine["processor"] if machine["device"] == "cpu" else machine["device"] for machine in machines}
     return {
         "revision": revision,
@@ -299,13 +323,15 @@ def _summary(task: Task, clone: Path, revision: str, ran: set[str]) -> dict[str,
 
 
 def _outputs(clone: Path, revision: str) -> dict[tuple[str, str], int]:
-    """Size by path and hash of every output in the locks of a commit."""
-    locks = [name for name in git(clone, "ls-tree", "-r", "--name-only", revision).splitlines()
-             if Path(name).name == "dvc.lock"]  # fmt: skip
+    """Size by path and hash of every output in the locks of a commit, or of the clone as it is for none."""
+    if revision:
+        names = git(clone, "ls-tree", "-r", "--name-only", revision).splitlines()
+        locks = {name: git(clone, "show", f"{revision}:{name}") for name in names if Path(name).name == "dvc.lock"}
+    else:
+        locks = {str(path): path.read_text() for path in [*clone.glob("dvc.lock"), *clone.glob("studies/*/dvc.lock")]}
     found: dict[tuple[str, str], int] = {}
-    for lock in locks:
-        content = yaml.load(git(clone, "show", f"{revision}:{lock}"), yaml.CSafeLoader)
-        for stage in content["stages"].values():
+    for text in locks.values():
+        for stage in yaml.load(text, yaml.CSafeLoader)["stages"].values():
             found |= {(out["path"], out["md5"]): out.get("size", 0) for out in stage.get("outs", [])}
     return found
 
