@@ -18,6 +18,7 @@ variants: # one name states its k, the other takes it
   topk: {architecture: topk, d_sae: 32, k: 4}
   topk-k8: {architecture: topk, d_sae: 32, k: 8}
 behave: {seconds: 0, fail: false, kilobytes: 1}
+scale: 1
 unread: 1
 """
 TRAIN = """\
@@ -35,7 +36,8 @@ mark = checkpoints / "train"
 done = int(mark.read_text()) if mark.exists() else 0
 for step in range(done, int(10 * behave["seconds"])):
     time.sleep(0.1)
-    mark.write_text(str(step + 1))
+    (checkpoints / "partial").write_text(str(step + 1))
+    (checkpoints / "partial").replace(mark)
 mark.unlink(missing_ok=True)
 out = pathlib.Path("models/sae")
 out.mkdir(parents=True)
@@ -49,10 +51,12 @@ facts = {"duration_s": time.time() - started, "resumed_from": done, "device": os
 pathlib.Path("runs/train.json").write_text(json.dumps(facts))
 """
 SCORE = """\
-import json, pathlib
+import json, pathlib, yaml
+scale = yaml.safe_load(open("params.yaml"))["scale"]
 seeds, variant, _ = json.loads(pathlib.Path("models/sae/sae.json").read_text())
+score = scale * (sum(seeds) * 1000 + variant["k"])
 pathlib.Path("metrics").mkdir(exist_ok=True)
-pathlib.Path("metrics/score.json").write_text(json.dumps({"score": sum(seeds) * 1000 + variant["k"]}))
+pathlib.Path("metrics/score.json").write_text(json.dumps({"score": score}))
 """
 PIPELINE = """\
 stages:
@@ -64,6 +68,7 @@ stages:
   score:
     cmd: python score.py
     deps: [score.py, models/sae]
+    params: [scale]
     metrics: [{metrics/score.json: {cache: false}}]
 """
 

@@ -23,7 +23,8 @@ def test_a_queued_sweep_ends_in_the_users_own_checkout(here: Path) -> None:
     assert (git(here, "rev-parse", "HEAD"), git(here, "status", "--porcelain")) == (before[0], "?? runs/")
     assert [path.name for path in (here / "runs").iterdir()] == ["ledger.jsonl"]
     assert not list((here / STATE / "clones").iterdir())
-    assert not git(here, "for-each-ref", "refs/exps/celery/stash")
+    assert not git(here, "for-each-ref", "refs/exps/celery/stash", "refs/reseed")
+    assert not list((here / STATE / "checkpoints").iterdir())
     # the facts of a run are in its commit, though git did not know the file before
     facts = json.loads(git(here, "show", f"{found['both-1']}:runs/train.json"))
     assert facts["parameters"]["train"]["seeds"] == [0, 1, 2]

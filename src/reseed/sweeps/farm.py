@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from reseed.sweeps import budget
-from reseed.sweeps.handover import REF, check_committed
+from reseed.sweeps.handover import check_committed
 from reseed.sweeps.parameters import git
 from reseed.sweeps.pipelines import Instance, address_of, chosen, in_order
-from reseed.sweeps.tasks import Task, all_tasks, facts_dir, task_file, write
+from reseed.sweeps.tasks import REF, Task, all_tasks, facts_dir, task_file, write
 
 
 def stages(repo: Any, known: Mapping[str, Instance], target: str, state: Path) -> list[Task]:

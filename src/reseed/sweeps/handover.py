@@ -19,7 +19,6 @@ from reseed.sweeps.pipelines import Instance, chosen, target_for
 from reseed.sweeps.tasks import Outcome, Task, outcome_file, task_file
 
 ARGUMENTS = ".dvc/tmp/repro.dat"
-REF = "refs/reseed"
 CODE = ("src", "stages", "subjects", "studies")
 """Where an untracked file may be part of the code or of the parameters of a run."""
 PASSED_ON = ("single_item", "force", "downstream", "recursive", "force_downstream", "on_error")
@@ -204,7 +203,7 @@ def write(accepted: list[Task], asked: list[Asked], repo: Any, state: Path) -> l
             if task.source == task.head and task.changes:
                 task = replace_source(task, root)
             # keeps the commit from git's garbage collection, and lets other machines fetch it
-            git(root, "update-ref", f"{REF}/{task.id}", task.source)
+            git(root, "update-ref", f"{tasks.REF}/{task.id}", task.source)
             tasks.write(task_file(state, task.id), task)
         written.append(task)
     stashes = [one.stash for one in asked if one.stash]

@@ -141,6 +141,7 @@ def _bring_home(task: Task, found: Mapping[str, Any]) -> None:
         bundle.write_bytes(found["bundle"])
         git(task.origin, "fetch", "-q", str(bundle), f"+{ref}:{ref}")
         bundle.unlink()
+        git(task.origin, "update-ref", "-d", f"{tasks.REF}/{task.id}")
     if "outcome" in found:
         path = outcome_file(state, task.id)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ import psutil
 from reseed import ReseedError
 
 STATE = Path(".dvc/tmp/reseed-sweeps")
+REF = "refs/reseed"
+"""Where a task keeps its commit until it is done."""
 TASK_VARIABLE = "RESEED_TASK"
 """In the environment of everything that a task starts, so that its orphans are found."""
 

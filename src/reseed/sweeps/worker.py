@@ -105,6 +105,10 @@ def _claimed(task: Task) -> int:
     )
     tasks.write(outcome_file(state, task.id), outcome)
     worker_file(state, task.id).unlink(missing_ok=True)
+    if outcome.status == "done":
+        shutil.rmtree(state / "checkpoints" / task.id, ignore_errors=True)
+        if Path(task.origin).is_dir():
+            git(task.origin, "update-ref", "-d", f"{tasks.REF}/{task.id}")
     return 0
 
 
