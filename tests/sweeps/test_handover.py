@@ -120,6 +120,8 @@ def test_seeds_times_l0_and_lists_are_named_by_their_values(tmp_path: Path) -> N
     found = experiments(load_sweep(path), path)
     assert list(found) == ["s-seeds0_2-k2", "s-seeds0_2-k4", "s-seeds5_9_7-k2", "s-seeds5_9_7-k4"]
     assert found["s-seeds5_9_7-k2"] == {"params.yaml": {"train.seeds": [5, 9, 7], "variants.topk.k": 2}}
+    path.write_text("name: l\nlist: [{name: mine, train.vary: init}]\n")
+    assert experiments(load_sweep(path), path) == {"l-mine": {"params.yaml": {"train.vary": "init"}}}
     path.write_text("name: l\nlist: [{variants.topk.k: 2, subjects/a.yaml:sae.lr: 0.5}]\n")
     assert experiments(load_sweep(path), path) == {
         "l-k2-lr0.5": {"params.yaml": {"variants.topk.k": 2}, "subjects/a.yaml": {"sae.lr": 0.5}}

@@ -29,6 +29,7 @@ class Sweep(Strict):
     """The pipeline file; if not given, the one whose stages read every key."""
     grid: Values | None = None
     listed: Annotated[list[dict[str, Any]], Field(min_length=1)] | None = Field(None, alias="list")
+    """Each an experiment; `name` beside its keys names it, else its values do."""
     seeds: Annotated[list[list[int]], Field(min_length=1)] | None = None
     """Sets of seeds, each an experiment, with `l0`."""
     l0: Values | None = None
@@ -58,8 +59,10 @@ def experiments(sweep: Sweep, path: Path) -> dict[str, dict[str, dict[str, Any]]
         grid = sweep.grid or {"train.seeds": sweep.seeds or [], **(sweep.l0 or {})}
         asked = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for values in asked:
-        name = "-".join([sweep.name, *(f"{key.rpartition('.')[2]}{_short(value)}" for key, value in values.items())])
+    for entry in asked:
+        values = {key: value for key, value in entry.items() if key != "name"}
+        parts = [f"{key.rpartition('.')[2]}{_short(value)}" for key, value in values.items()]
+        name = "-".join([sweep.name, *([entry["name"]] if "name" in entry else parts)])
         if name in found:
             raise ReseedError(f"{path}: found two experiments {name!r}, allowed: every combination of values once")
         found[name] = {}

@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 
 from reseed import ReseedError
-from reseed.sweeps import tasks
+from reseed.sweeps import compiled, tasks
 from reseed.sweeps.parameters import check_recorded, git
 from reseed.sweeps.tasks import (
     Outcome,
@@ -201,6 +201,7 @@ def _run(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
     else:
         repo.experiments.run(name=task.name, **(task.options | arguments))
         revision = _with_run_facts(clone, ref)
+    compiled.keep(clone, task.head, Path(task.state))
     sys.stdout.flush()
     text = log.read_text(errors="replace")[offset:] if log.exists() else ""
     if task.grain == "experiment":
@@ -230,6 +231,7 @@ def _clone(task: Task, clone: Path, local: bool) -> None:
             ).stdout.strip()
             if found:
                 git(clone, "config", key, found)
+    compiled.restore(clone, task.head, Path(task.state))
     # a training goes on from its checkpoint whoever continues it
     checkpoints = Path(task.state) / "checkpoints" / task.id
     checkpoints.mkdir(parents=True, exist_ok=True)
