@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,8 +96,8 @@ def idle() -> int:
 
 
 @contextmanager
-def ray(nodes: int) -> Iterator[str]:
-    """A running cluster of nodes with a fake GPU each; yields its address."""
+def ray(nodes: int) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A running cluster of nodes with a fake GPU each; yields its address, and what takes one of the nodes away."""
     from ray.cluster_utils import Cluster
 
     os.environ["RAY_AUTH_MODE"] = "disabled"
@@ -107,9 +107,8 @@ def ray(nodes: int) -> Iterator[str]:
     )
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False})
     try:
-        for _ in range(nodes - 1):
-            cluster.add_node(num_cpus=1, num_gpus=1)
+        others = [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(nodes - 1)]
         cluster.wait_for_nodes()
-        yield cluster.address
+        yield cluster.address, lambda: cluster.remove_node(others.pop(), allow_graceful=False)
     finally:
         cluster.shutdown()

@@ -54,11 +54,13 @@ class Count:
     left_behind: int = 0
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     """`reseed sweep run` with two workers."""
-    env = environment() | {"PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    # what Ray is installed beside the environment stays visible
+    paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    env = environment() | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        [sys.executable, "-c", CLI, "run", "sweep.yaml", "--jobs", "2"],
+        [sys.executable, "-c", CLI, "run", "sweep.yaml", "--jobs", "2", *arguments],
         cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
 

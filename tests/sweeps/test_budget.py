@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from reseed import ReseedError
-from reseed.sweeps.budget import HOUR, UNKNOWN, Ledger, Rates, SweepsBudget, activations_on_disk, check_spent, days
+from reseed.sweeps.budget import HOUR, UNKNOWN, Ledger, Rates, SweepsBudget, check_spent, days, on_disk
 from reseed.sweeps.tasks import Outcome, Task
 
 
@@ -79,4 +79,4 @@ def test_activations_are_summed_once_over_the_locks(tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text(out)
     (tmp_path / "studies/one").mkdir(parents=True)
     (tmp_path / "studies/one/dvc.lock").write_text(out)
-    assert activations_on_disk(tmp_path) == 7
+    assert on_disk(tmp_path, "/activations/") == 7

@@ -64,7 +64,7 @@ def test_slurm(here: Path, tmp_path: Path) -> None:
 def test_ray(here: Path) -> None:
     Path("g.yaml").write_text(GRID)
     commit(here)
-    with cluster.ray(3) as address:
+    with cluster.ray(3) as (address, _):
         done = reseed("run", "g.yaml", "--engine", "ray", "--address", address)
         assert "4 done, 0 failed, 0 left" in done.output, done.exception
     assert scores(here) == SCORES

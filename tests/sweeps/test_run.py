@@ -67,3 +67,16 @@ def test_a_sweep_file_makes_the_same_tasks(here: Path) -> None:
     # only the value differs: comments and order of the file are those of the commit
     assert git(here, "diff", "--numstat", "HEAD", found["k-k2"], "--", "params.yaml").split()[:2] == ["1", "1"]
     assert "nothing to run" in reseed("run", "sweeps/k.yaml").stdout
+
+
+def test_a_plan_by_days_and_the_state_of_what_waits(here: Path) -> None:
+    (here / "runs").mkdir()
+    (here / "runs/train.json").write_text('{"duration_s": 43200}')  # half a day
+    (here / "k.yaml").write_text("name: k\ngrid: {variants.topk.k: [2, 5, 6]}\n")
+    git(here, "add", "-A")
+    git(here, "commit", "-qm", "a sweep")
+    shown = reseed("plan", "k.yaml", "--gpus", "1").output
+    days = [[cell.strip() for cell in line.split("│")[1:3]] for line in shown.splitlines() if "│" in line]
+    assert days == [["1", "k-k2, k-k5"], ["2", "k-k6"]]
+    assert "an estimated 36.1 hours, 100 of the budget remain" in shown
+    assert "spent: 0 of 100 hours" in reseed("status").output

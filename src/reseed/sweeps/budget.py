@@ -158,14 +158,14 @@ class Ledger:
         return found, ""
 
 
-def activations_on_disk(root: Path) -> float:
-    """Bytes of the activations that the locks of a checkout name."""
+def on_disk(root: Path, kind: str) -> float:
+    """Bytes of the outputs of a kind (`/activations/`, `/raw`) that the locks of a checkout name."""
     found: dict[str, int] = {}
     for lock in [root / "dvc.lock", *sorted((root / "studies").glob("*/dvc.lock"))]:
         if not lock.is_file():
             continue
         for stage in yaml.load(lock.read_text(), yaml.CSafeLoader)["stages"].values():
-            found |= {o["md5"]: o.get("size", 0) for o in stage.get("outs", []) if "/activations/" in o["path"]}
+            found |= {o["md5"]: o.get("size", 0) for o in stage.get("outs", []) if kind in o["path"]}
     return float(sum(found.values()))
 
 

@@ -111,6 +111,8 @@ def plan(file: File = None, gpus: Annotated[int, typer.Option(min=1, help="how m
     Console().print(table)
     ledger = _ledger()
     left = ledger.budget.gpu_hours - ledger.spent()[0]
+    raw = budget.on_disk(Path(), "/raw") / budget.GIGABYTE
+    print(f"data sets {raw:.3g} GB, activations {ledger.on_disk / budget.GIGABYTE:.3g} GB on disk")
     print(f"an estimated {sum(task.hours for task in found):.3g} hours, {left:.3g} of the budget remain")
 
 
@@ -158,7 +160,7 @@ def _ledger(file: Path | None = None, sweep: Sequence[Task] = ()) -> budget.Ledg
     return budget.Ledger(
         budget.LEDGER,
         budget.load_budget(Path()),
-        budget.activations_on_disk(Path()),
+        budget.on_disk(Path(), "/activations/"),
         own.hours if own else None,
         own.gigabytes if own else None,
         frozenset(task.id for task in sweep),

@@ -85,7 +85,7 @@ def _claimed(task: Task) -> int:
     log = log_file(state, task.id)
     offset = log.stat().st_size if log.exists() else 0
     try:
-        found = _in_a_child(task, clone, attempt)
+        found = _in_a_child(task, clone)
     except _Stopped:
         return STOPPED
     finally:
@@ -112,7 +112,7 @@ def _claimed(task: Task) -> int:
     return 0
 
 
-def _in_a_child(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
+def _in_a_child(task: Task, clone: Path) -> dict[str, Any]:
     """What `_run` gives, or a reason, from a forked child; raises _Stopped when this process is told to stop."""
     result = clone.with_name(f"{clone.name}.json")
     result.unlink(missing_ok=True)
@@ -124,7 +124,7 @@ def _in_a_child(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
         signal.signal(number, stop)
     parent, child = os.getpid(), os.fork()
     if child == 0:
-        _child(task, clone, attempt, result, parent)
+        _child(task, clone, result, parent)
     try:
         _, status = os.waitpid(child, 0)
     except _Stopped:
@@ -141,7 +141,7 @@ def _in_a_child(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
     return dict(found)
 
 
-def _child(task: Task, clone: Path, attempt: int, result: Path, parent: int) -> None:
+def _child(task: Task, clone: Path, result: Path, parent: int) -> None:
     """Run DVC and write what came of it; never returns."""
     code = 1
     try:
@@ -153,7 +153,7 @@ def _child(task: Task, clone: Path, attempt: int, result: Path, parent: int) -> 
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
         os.environ[tasks.TASK_VARIABLE] = task.id
-        found = _run(task, clone, attempt)
+        found = _run(task, clone)
         code = 0
     except ReseedError as error:
         found = {"reason": str(error)}
@@ -180,7 +180,7 @@ def _end(child: int) -> None:
             time.sleep(0.02)
 
 
-def _run(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
+def _run(task: Task, clone: Path) -> dict[str, Any]:
     """Clone, run, compare, publish; what an outcome says of a task that is done."""
     ref = f"refs/exps/{task.head[:2]}/{task.head[2:]}/{task.name}"
     local = Path(task.origin).is_dir()
@@ -189,8 +189,8 @@ def _run(task: Task, clone: Path, attempt: int) -> dict[str, Any]:
     clone = Path.cwd()
     log = log_file(Path(task.state), task.id)
     offset = log.stat().st_size if log.exists() else 0
-    if task.grain == "experiment" and local and attempt > 1 and _has(task.origin, ref):
-        # an earlier attempt published it and died before it could say so
+    if task.grain == "experiment" and local and _has(task.origin, ref):
+        # names that were taken are refused: an earlier attempt published it and died before it could say so
         git(clone, "fetch", "-q", "origin", f"{ref}:{ref}")
         return _summary(task, clone, git(clone, "rev-parse", ref).strip(), set())
     repo, shared = _configured(task, clone, local)
