@@ -89,7 +89,6 @@ def _claimed(task: Task) -> int:
     except _Stopped:
         return STOPPED
     finally:
-        kill_orphans(task.id)
         shutil.rmtree(clone, ignore_errors=True)
     if "reason" in found:
         found = {"reason": _first_error(log, offset) or found["reason"]}
@@ -131,11 +130,14 @@ def _in_a_child(task: Task, clone: Path) -> dict[str, Any]:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         _end(child)
+        kill_orphans(task.id)
         raise
     finally:
         found = json.loads(result.read_text()) if result.exists() else None
         result.unlink(missing_ok=True)
     code = os.waitstatus_to_exitcode(status)
+    if code:
+        kill_orphans(task.id)
     if found is None:
         return {"reason": f"the process of DVC ended with {code} before it had a result"}
     return dict(found)
@@ -310,8 +312,12 @@ def _has(origin: str, ref: str) -> bool:
 
 def _summary(task: Task, clone: Path, revision: str, ran: set[str]) -> dict[str, Any]:
     """What the run made and cost, from the locks and the run facts of its commit."""
-    known = _outputs(clone, task.head)
-    made = {out: size for out, size in _outputs(clone, revision).items() if out not in known}
+    pair, paths = [task.head, revision] if revision else [task.head], ["--", "dvc.lock", "**/dvc.lock"]
+    locks = git(clone, "diff", "--name-only", *pair, *paths).splitlines()
+    if not revision:
+        locks += git(clone, "ls-files", "--others", *paths).splitlines()
+    known = _outputs(clone, task.head, locks)
+    made = {out: size for out, size in _outputs(clone, revision, locks).items() if out not in known}
     facts = [path for path in sorted((clone / "runs").glob("*.json")) if path.stem in {s.split(":")[-1] for s in ran}]
     machines = [json.loads(path.read_text())["machine"] for path in facts]
     if task.grain == "stage":
@@ -328,15 +334,16 @@ def _summary(task: Task, clone: Path, revision: str, ran: set[str]) -> dict[str,
     }
 
 
-def _outputs(clone: Path, revision: str) -> dict[tuple[str, str], int]:
-    """Size by path and hash of every output in the locks of a commit, or of the clone as it is for none."""
-    if revision:
-        names = git(clone, "ls-tree", "-r", "--name-only", revision).splitlines()
-        locks = {name: git(clone, "show", f"{revision}:{name}") for name in names if Path(name).name == "dvc.lock"}
-    else:
-        locks = {str(path): path.read_text() for path in [*clone.glob("dvc.lock"), *clone.glob("studies/*/dvc.lock")]}
+def _outputs(clone: Path, revision: str, locks: list[str]) -> dict[tuple[str, str], int]:
+    """Size by path and hash of every output in some locks of a commit, or of the clone as it is for none."""
     found: dict[tuple[str, str], int] = {}
-    for text in locks.values():
+    for lock in locks:
+        if not revision:
+            text = (clone / lock).read_text()
+        elif git(clone, "ls-tree", revision, "--", lock):
+            text = git(clone, "show", f"{revision}:{lock}")
+        else:
+            continue
         for stage in yaml.load(text, yaml.CSafeLoader)["stages"].values():
             found |= {(out["path"], out["md5"]): out.get("size", 0) for out in stage.get("outs", [])}
     return found
