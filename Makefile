@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup minilm repro test test-all smoke lint log table plots bench ravel lock remotes
+.PHONY: help setup remotes minilm repro sweep test test-all smoke lint log table plots bench ravel lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -40,6 +40,9 @@ minilm: setup  ## the weights of all-MiniLM-L6-v2, for studies/minilm-gsm8k
 
 repro: setup  ## run whatever the pipeline needs: all stages, all metrics
 	dvc repro
+
+sweep: setup  ## run what `dvc exp run --queue` has queued; make sweep ARGS='--engine slurm' for its options
+	reseed sweep run $(ARGS)
 
 test: setup  ## the test suite (CI=true adds the slow set)
 	python -m pytest $(if $(CI),,-m "not slow")

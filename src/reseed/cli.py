@@ -14,12 +14,13 @@ from rich.table import Table
 
 from reseed import ReseedError
 from reseed.artifacts import lm_dir
-from reseed.models.language import is_encoder
 from reseed.params import load_params
 from reseed.reports import history, plots, readme, studies
 from reseed.stage import device
+from reseed.sweeps import commands as sweeps
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.add_typer(sweeps.app, name="sweep")
 
 
 @app.callback()
@@ -68,7 +69,9 @@ def table() -> None:
 @app.command()
 def benchmarks(subject: Annotated[str, typer.Argument(help="a language subject, such as gsm8k-gpt")]) -> None:
     """Print which of SAEBench's evals can run here on a subject, and why the others cannot."""
+    # TransformerLens takes seconds to import, which the other commands need not wait for
     from reseed.benchmarks import evals
+    from reseed.models.language import is_encoder
 
     encoder, hub, settings = is_encoder(lm_dir(subject)), evals.hub_reachable(), load_params().evals.settings
     found = Table(title=f"SAEBench on {subject}", title_justify="left")

@@ -18,7 +18,13 @@ from reseed.sweeps.audit import audit
 from reseed.sweeps.findings import KINDS, Finding, in_order
 from reseed.sweeps.leftovers import QUIET_S
 from reseed.sweeps.objects import directory_md5
-from tests.sweeps.conftest import add_experiment, dvc_ok, git, overwrite
+from tests.sweeps import toy
+from tests.sweeps.toy import add_experiment, dvc_ok, git, overwrite
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    return toy.copy(made, tmp_path / "project")
 
 SHARD = "data/toy/train-00000.bin"
 UP_TO_DATE = "Data and pipelines are up to date."

@@ -15,7 +15,7 @@ from reseed import ReseedError
 from reseed.sweeps.lockmerge import main, merge, read_stages
 from tests.conftest import ROOT
 from tests.scratch import environment
-from tests.sweeps.conftest import dvc_ok, git, write
+from tests.sweeps.toy import dvc_ok, git, write
 
 DRIVER = f"PYTHONPATH={ROOT / 'src'} {sys.executable} -P -m reseed.sweeps.lockmerge %O %A %B %P"
 PIPELINE = """\

@@ -18,7 +18,13 @@ import s3fs
 from reseed.sweeps.audit import audit
 from tests.conftest import ROOT
 from tests.scratch import dvc, environment
-from tests.sweeps.conftest import dvc_ok, git
+from tests.sweeps import toy
+from tests.sweeps.toy import dvc_ok, git
+
+
+@pytest.fixture
+def project(made: Path, tmp_path: Path) -> Path:
+    return toy.copy(made, tmp_path / "project")
 
 SHARD = "data/toy/train-00000.bin"
 

@@ -1,0 +1,120 @@
+"""The same sweep on each engine: the same experiments, the same bytes of their metrics."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from dvc.repo import Repo
+
+from reseed import ReseedError
+from reseed.sweeps import handover, on_ray
+from reseed.sweeps.pipelines import instances
+from reseed.sweeps.tasks import Outcome, log_file, outcome_file, read
+from tests.sweeps import cluster
+from tests.sweeps.project import commit, experiments, git, metric, reseed
+
+no_slurm = pytest.mark.skipif(bool(cluster.why_no_slurm()), reason=cluster.why_no_slurm())
+no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: reseed[ray]")
+GRID = "name: g\ngrid: {train.seeds: [[0, 1, 2], [3, 4, 5]], variants.topk.k: [2, 6]}\n"
+SCORES = {"g-seeds0_2-k2": 3002, "g-seeds0_2-k6": 3006, "g-seeds3_5-k2": 12002, "g-seeds3_5-k6": 12006}
+
+
+def scores(folder: Path) -> dict[str, int]:
+    return {name: json.loads(metric(folder, at))["score"] for name, at in sorted(experiments(folder).items())}
+
+
+def devices(folder: Path) -> set[str]:
+    """What the experiments had as CUDA_VISIBLE_DEVICES."""
+    found = experiments(folder).values()
+    return {json.loads(git(folder, "show", f"{at}:runs/train.json"))["device"] for at in found}
+
+
+def test_each_slot_of_this_machine_has_gpus_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    Path("g.yaml").write_text(GRID)
+    commit(here)
+    done = reseed("run", "g.yaml")
+    assert "4 done" in done.output
+    assert scores(here) == SCORES
+    assert devices(here) == {"4", "7"}
+
+
+@pytest.mark.slow
+@no_slurm
+def test_slurm(here: Path, tmp_path: Path) -> None:
+    Path("g.yaml").write_text(GRID)
+    commit(here)
+    with cluster.slurm(tmp_path / "slurm"):
+        done = reseed("run", "g.yaml", "--engine", "slurm", "--gpus", "1")
+        assert "4 done, 0 failed, 0 left" in done.output, done.exception
+    assert scores(here) == SCORES
+    assert devices(here) == {"0"}
+    with pytest.raises(ReseedError, match="slurm"):
+        raise reseed("run", "g.yaml", "--engine", "slurm").exception or AssertionError
+
+
+@pytest.mark.slow
+@no_ray
+def test_ray(here: Path) -> None:
+    Path("g.yaml").write_text(GRID)
+    commit(here)
+    with cluster.ray(3) as (address, _):
+        done = reseed("run", "g.yaml", "--engine", "ray", "--address", address)
+        assert "4 done, 0 failed, 0 left" in done.output, done.exception
+    assert scores(here) == SCORES
+    assert devices(here) == {"0"}  # of each node its only one
+
+
+def test_a_node_that_sees_neither_checkout_nor_cache_gives_the_experiment_back(here: Path, tmp_path: Path) -> None:
+    Path(".dvc/config").write_text(f'[core]\n    remote = store\n[remote "store"]\n    url = {tmp_path / "store"}\n')
+    Path("g.yaml").write_text("name: g\ngrid: {variants.topk.k: [2]}\n")
+    commit(here)
+    with Repo(".") as repo:
+        asked = handover.from_file(here, Path("g.yaml"))
+        accepted = handover.accept(asked, instances(repo), repo, here / ".dvc/tmp/reseed-sweeps")
+        (task,) = handover.write(accepted, asked, repo, here / ".dvc/tmp/reseed-sweeps")
+    elsewhere = asdict(task) | {"state": str(tmp_path / "not-here"), "origin": str(tmp_path / "not-here")}
+    found = on_ray.do(elsewhere, on_ray._files(here), 0)
+    assert found["how"].startswith("ended with 0")
+    assert not experiments(here)
+    on_ray._bring_home(task, found)
+    outcome = read(Outcome, outcome_file(Path(task.state), task.id))
+    assert outcome is not None
+    assert (outcome.status, outcome.revision) == ("done", experiments(here)["g-k2"])
+    assert scores(here) == {"g-k2": 3002}
+    assert "Running stage 'train'" in log_file(Path(task.state), task.id).read_text()
+    assert not list(Path(tempfile.gettempdir()).glob(f"reseed-sweeps-{task.head[:7]}/*"))
+    # its outputs are in the remote, and nowhere here
+    assert not list(Path(".dvc/cache").rglob("*.dir"))
+    assert len(list((tmp_path / "store").rglob("*.dir"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence", "without"),
+    [
+        (["--engine", "ray"], "--engine ray: Ray is not installed", "ray"),
+        (["--engine", "slurm"], "found no sbatch on PATH", "PATH"),
+        (["--address", "box:6379"], "found --engine local, allowed: with --engine ray", ""),
+    ],
+)
+def test_an_engine_that_is_not_there_is_refused_before_anything_is_queued(
+    arguments: list[str], sentence: str, without: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("g.yaml").write_text(GRID)
+    commit(here)
+    before = git(here, "for-each-ref")
+    if without == "PATH":
+        monkeypatch.setattr("shutil.which", lambda _: None)
+    elif without:
+        monkeypatch.setitem(sys.modules, without, None)
+    done = reseed("run", "g.yaml", *arguments)
+    assert isinstance(done.exception, ReseedError)
+    assert sentence in str(done.exception)
+    assert git(here, "for-each-ref") == before
+    assert not Path(".dvc/tmp/reseed-sweeps/tasks").exists()
