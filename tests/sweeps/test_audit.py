@@ -26,6 +26,7 @@ from tests.sweeps.toy import add_experiment, dvc_ok, git, overwrite
 def project(made: Path, tmp_path: Path) -> Path:
     return toy.copy(made, tmp_path / "project")
 
+
 SHARD = "data/toy/train-00000.bin"
 UP_TO_DATE = "Data and pipelines are up to date."
 

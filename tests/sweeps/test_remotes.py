@@ -26,6 +26,7 @@ from tests.sweeps.toy import dvc_ok, git
 def project(made: Path, tmp_path: Path) -> Path:
     return toy.copy(made, tmp_path / "project")
 
+
 SHARD = "data/toy/train-00000.bin"
 
 
