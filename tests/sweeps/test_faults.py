@@ -70,7 +70,7 @@ def test_a_sweep_on_slurm_survives(what: str, project: Path, tmp_path: Path) -> 
         survived(project, first)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: reseed[ray]")
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: make ray")
 def test_a_sweep_on_ray_survives_a_node_that_is_removed(project: Path) -> None:
     (project / "sweep.yaml").write_text(SWEEP.replace("seconds: [1]", "seconds: [3]"))
     commit(project)

@@ -95,7 +95,7 @@ def s3(folder: Path) -> Iterator[Server]:
     beside = Path(sys.executable).parent
     moto = shutil.which("moto_server", path=str(beside)) or shutil.which("moto_server")
     if moto is None:
-        pytest.skip("no moto_server on this machine; it is in the packages moto[s3], flask and flask-cors")
+        pytest.skip("no moto_server on this machine; it comes with the development packages")
     port = free_port()
     endpoint = f"http://127.0.0.1:{port}"
     with (folder / "moto.log").open("wb") as log:

@@ -158,7 +158,7 @@ def on_ray(address: str | None, jobs: int | None, gpus: int | None, threads: int
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
-        raise ReseedError('--engine ray: Ray is not installed; `pip install "reseed[ray]"` adds it') from error
+        raise ReseedError("--engine ray: Ray is not installed; `make ray` adds it") from error
     settings = {"PYTHONPATH": str(Path(__file__).parents[2]) + os.pathsep + os.environ.get("PYTHONPATH", "")}
     try:
         # "local": else Ray would remember a cluster of before, which may be gone
