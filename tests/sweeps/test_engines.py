@@ -55,7 +55,10 @@ def test_slurm(here: Path, tmp_path: Path) -> None:
         assert "4 done, 0 failed, 0 left" in done.output, done.exception
     assert scores(here) == SCORES
     assert devices(here) == {"0"}
-    with pytest.raises(ReseedError, match="slurm"):
+    # the cluster is gone
+    Path("g.yaml").write_text(GRID.replace("[2, 6]", "[4]"))
+    commit(here)
+    with pytest.raises(ReseedError, match=r"--engine slurm: sinfo: .*; allowed: a Slurm controller that answers"):
         raise reseed("run", "g.yaml", "--engine", "slurm").exception or AssertionError
 
 

@@ -67,6 +67,9 @@ def test_a_sweep_on_slurm_survives(what: str, project: Path, tmp_path: Path) -> 
             for one in psutil.process_iter(["name", "cmdline"]):
                 if one.info["name"] == "slurmstepd" and process in one.children(recursive=True):
                     one.kill()
+        while first.poll() is None:
+            cluster.start_at_once()
+            time.sleep(1)
         survived(project, first)
 
 
