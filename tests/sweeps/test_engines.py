@@ -21,12 +21,21 @@ from tests.sweeps.project import commit, experiments, git, metric, reseed
 
 no_slurm = pytest.mark.skipif(bool(cluster.why_no_slurm()), reason=cluster.why_no_slurm())
 no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: make ray")
-GRID = "name: g\ngrid: {train.seeds: [[0, 1, 2], [3, 4, 5]], variants.topk.k: [2, 6]}\n"
-SCORES = {"g-seeds0_2-k2": 3002, "g-seeds0_2-k6": 3006, "g-seeds3_5-k2": 12002, "g-seeds3_5-k6": 12006}
+SEEDS, KS, WIDTHS = ([0, 1, 2], [3, 4, 5], [6, 7, 8]), (2, 4, 6, 8), (32, 64)
+GRID = (
+    f"name: g\ngrid: {{train.seeds: {list(SEEDS)}, variants.topk.k: {list(KS)}, variants.topk.d_sae: {list(WIDTHS)}}}\n"
+)
+SCORES = {
+    f"g-seeds{seeds[0]}_{seeds[-1]}-k{k}-d_sae{d_sae}": f'{{"score": {sum(seeds) * 1000 + k}}}'
+    for seeds in SEEDS
+    for k in KS
+    for d_sae in WIDTHS
+}
 
 
-def scores(folder: Path) -> dict[str, int]:
-    return {name: json.loads(metric(folder, at))["score"] for name, at in sorted(experiments(folder).items())}
+def scores(folder: Path) -> dict[str, str]:
+    """The bytes of every experiment's metrics."""
+    return {name: metric(folder, at) for name, at in sorted(experiments(folder).items())}
 
 
 def devices(folder: Path) -> set[str]:
@@ -35,12 +44,13 @@ def devices(folder: Path) -> set[str]:
     return {json.loads(git(folder, "show", f"{at}:runs/train.json"))["device"] for at in found}
 
 
+@pytest.mark.slow
 def test_each_slot_of_this_machine_has_gpus_of_its_own(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
     Path("g.yaml").write_text(GRID)
     commit(here)
     done = reseed("run", "g.yaml")
-    assert "4 done" in done.output
+    assert "24 done" in done.output
     assert scores(here) == SCORES
     assert devices(here) == {"4", "7"}
 
@@ -52,11 +62,11 @@ def test_slurm(here: Path, tmp_path: Path) -> None:
     commit(here)
     with cluster.slurm(tmp_path / "slurm"):
         done = reseed("run", "g.yaml", "--engine", "slurm", "--gpus", "1")
-        assert "4 done, 0 failed, 0 left" in done.output, done.exception
+        assert "24 done, 0 failed, 0 left" in done.output, done.exception
     assert scores(here) == SCORES
     assert devices(here) == {"0"}
     # the cluster is gone
-    Path("g.yaml").write_text(GRID.replace("[2, 6]", "[4]"))
+    Path("g.yaml").write_text(GRID.replace("[2, 4, 6, 8]", "[3]"))
     commit(here)
     with pytest.raises(ReseedError, match=r"--engine slurm: sinfo: .*; allowed: a Slurm controller that answers"):
         raise reseed("run", "g.yaml", "--engine", "slurm").exception or AssertionError
@@ -69,7 +79,7 @@ def test_ray(here: Path) -> None:
     commit(here)
     with cluster.ray(3) as (address, _):
         done = reseed("run", "g.yaml", "--engine", "ray", "--address", address)
-        assert "4 done, 0 failed, 0 left" in done.output, done.exception
+        assert "24 done, 0 failed, 0 left" in done.output, done.exception
     assert scores(here) == SCORES
     assert devices(here) == {"0"}  # of each node its only one
 
@@ -90,7 +100,7 @@ def test_a_node_that_sees_neither_checkout_nor_cache_gives_the_experiment_back(h
     outcome = read(Outcome, outcome_file(Path(task.state), task.id))
     assert outcome is not None
     assert (outcome.status, outcome.revision) == ("done", experiments(here)["g-k2"])
-    assert scores(here) == {"g-k2": 3002}
+    assert scores(here) == {"g-k2": '{"score": 3002}'}
     assert "Running stage 'train'" in log_file(Path(task.state), task.id).read_text()
     assert not list(Path(tempfile.gettempdir()).glob(f"reseed-sweeps-{task.head[:7]}/*"))
     # its outputs are in the remote, and nowhere here
