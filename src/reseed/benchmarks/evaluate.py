@@ -63,5 +63,10 @@ def evaluate(
             names, options = chosen_datasets(params.sae_probes.datasets), params.sae_probes
             table = sae_probes.probe_all(names, arms, options, Path(temporary) / "kept", params.compute.threads)
             write_parquet(path / sae_probes.RECORDS, table)
-            table = pd.concat([pd.read_parquet(baselines_dir(subject) / sae_probes.RECORDS), table])
+            base = pd.read_parquet(baselines_dir(subject) / sae_probes.RECORDS)
+            # they may have been made for more than is asked for here; a dense probe has no k to choose
+            asked = ~base["arm"].isin(("pca", "neurons")) | base["k"].isin(table["k"])
+            for column in ("dataset", "setting", "split"):
+                asked &= base[column].isin(table[column])
+            table = pd.concat([base[asked], table])
             write_json(path / "sae_probes.json", sae_probes.summarise(table, params.stability.confidence, 1))
