@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reseed.activations.store import read_activations
-from reseed.artifacts import activations_dir, metrics_dir, write_json
+from reseed.artifacts import activations_dir, artefacts, metrics_dir, write_json
 from reseed.benchmarks.arms import with_controls
 from reseed.benchmarks.ce_bench import judge
 from reseed.params import RANDOM_MODEL, TRAINED, load_params
@@ -22,7 +22,7 @@ def ce_bench(subject: str, variant: str, frozen: str) -> dict[str, Any]:
             params, options.control_seeds, subject, variant, frozen, activations[TRAINED], models, Path(temporary)
         )
         summary = judge(saes, subject, params, device(params.compute), chosen.group_size)
-    write_json(metrics_dir(subject, variant) / "ce_bench.json", summary)
+    write_json(metrics_dir(subject, variant) / "ce_bench.json", summary | {"artefacts": artefacts(subject, variant)})
     return {"variant": chosen, "ce_bench": options}
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from reseed.activations.store import read_activations
-from reseed.artifacts import activations_dir, metrics_dir, write_json, writing
+from reseed.artifacts import activations_dir, artefacts, metrics_dir, write_json, writing
 from reseed.benchmarks.arms import with_controls
 from reseed.benchmarks.evals import judge
 from reseed.params import RANDOM_MODEL, TRAINED, load_params
@@ -24,7 +24,7 @@ def evals(subject: str, variant: str, frozen: str) -> dict[str, Any]:
             params, options.control_seeds, subject, variant, frozen, activations[TRAINED], models, Path(temporary)
         )
         summary = judge(saes, subject, models, params, device(params.compute), chosen.group_size, results, work)
-    write_json(out / "evals.json", summary)
+    write_json(out / "evals.json", summary | {"artefacts": artefacts(subject, variant)})
     return {"variant": chosen, "evals": options}
 
 

@@ -9,6 +9,7 @@ import pandas as pd
 from reseed.activations.store import read_activations
 from reseed.artifacts import (
     activations_dir,
+    artefacts,
     baselines_dir,
     metrics_dir,
     prompts_dir,
@@ -42,7 +43,8 @@ def sae_probes(subject: str, variant: str, frozen: str) -> dict[str, Any]:
         results.mkdir()
         write_parquet(results / RECORDS, table)
     table = pd.concat([pd.read_parquet(baselines_dir(subject) / RECORDS), table])
-    write_json(out / "sae_probes.json", summarise(table, params.stability.confidence, chosen.group_size))
+    summary = summarise(table, params.stability.confidence, chosen.group_size)
+    write_json(out / "sae_probes.json", summary | {"artefacts": artefacts(subject, variant)})
     for kept in resumable.glob("*.json"):
         kept.unlink()
     return {"variant": chosen, "sae_probes": options}

@@ -8,6 +8,7 @@ from reseed.activations.capture import check_capture
 from reseed.activations.store import read_activations
 from reseed.artifacts import (
     activations_dir,
+    artefacts,
     lm_dir,
     metrics_dir,
     probes_dir,
@@ -75,6 +76,7 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
     write_json(
         out / "saebench.json",
         {
+            "artefacts": artefacts(subject, variant),
             "core": core_summary(core["trained"], core["random"], confidence, size),
             "sparse_probing": probing_summary(probing["trained"], probing["random"], records, confidence, size),
         },

@@ -5,9 +5,18 @@ from typing import Any
 import pandas as pd
 
 from reseed.activations.store import read_activations, read_truth
-from reseed.artifacts import activations_dir, metrics_dir, sae_dir, write_csv, write_json, write_parquet, writing
+from reseed.artifacts import (
+    activations_dir,
+    artefacts,
+    metrics_dir,
+    sae_dir,
+    write_csv,
+    write_json,
+    write_parquet,
+    writing,
+)
 from reseed.params import TRAINED, load_params, load_sae_training
-from reseed.stability.activity import held_out_activity, held_out_places
+from reseed.stability.activity import held_out_activity, held_out_places, held_out_report
 from reseed.stability.arms import analyse
 from reseed.stability.comparison import compare_arms
 from reseed.stability.dictionaries import read_seed_set
@@ -22,7 +31,8 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
     training = load_sae_training(subject).at_steps(chosen.steps)
     train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     options = params.stability
-    arms, dimensions, sets, curves, quarantine, recovered = {}, {}, {}, [], {}, None
+    arms, dimensions, sets, curves, recovered = {}, {}, {}, [], None
+    standing: dict[str, Any] = {"artefacts": artefacts(subject, variant)}
     truth = read_truth(activations_dir(subject, TRAINED))
     names = list(dict.fromkeys((TRAINED, control, other_control)))
     with progress(len(names), f"stability {variant}", "arm") as bar:
@@ -35,9 +45,11 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
             if truth is not None and arm == TRAINED:
                 codes = truth.codes[held_out_places(len(truth.codes))].numpy()
                 recovered = recover(sets[arm], truth.directions.double().numpy(), options, key, activity, codes)
+            if arm == TRAINED:
+                standing["held_out"] = held_out_report(activations)
             dimensions[arm] = activations.index["effective_dimension"]
             if reason := activations.index.get("quarantine"):
-                quarantine = {"quarantined": reason}
+                standing["quarantined"] = reason
             for seed in train.seeds:
                 logged = path / "curves" / "plots" / "metrics" / f"seed_{seed}" / "unexplained_variance.tsv"
                 for step, value in pd.read_csv(logged, sep="\t").itertuples(index=False):
@@ -49,7 +61,7 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
     }
     out = metrics_dir(subject, variant)
     content = summary(variant, chosen, arms, dimensions, options, len(train.seeds), differences, recovered)
-    write_json(out / "stability.json", content | quarantine)
+    write_json(out / "stability.json", content | standing)
     write_csv(out / "training.csv", curves)
     write_csv(out / "steps.csv", [{"arm": arm} | row for arm, report in arms.items() for row in report.steps])
     write_csv(out / "matches.csv", [{"arm": arm} | row for arm, report in arms.items() for row in report.histogram])

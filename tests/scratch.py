@@ -33,7 +33,7 @@ def make(folder: Path) -> Path:
     edit(folder / "params.yaml", _tiny_params)
     edit(folder / "subjects" / "modular.yaml", _tiny_subject)
     edit(folder / "study.yaml", _tiny_study)
-    edit(folder / "claims.yaml", lambda content: content.update(claims={CLAIM: content["claims"][CLAIM]}))
+    edit(folder / "claims.yaml", lambda content: content.update(claims={CLAIM: content["claims"][CLAIM]}, phases={}))
     git = ["git", "-c", "user.name=scratch", "-c", "user.email=scratch@localhost", "-c", "init.defaultBranch=main"]
     subprocess.run([*git, "init", "-q"], cwd=folder, check=True)
     subprocess.run([*git, "add", "-A"], cwd=folder, check=True)

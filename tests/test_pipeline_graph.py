@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 ROOMS = ("subjects", "text", "models", "activations", "saes", "stability", "replication", "benchmarks", "claims")
 GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "secrets", "stage")
-ON_TOP = ("cli", "reports", "sweeps")
+ON_TOP = ("cli", "reports", "review", "sweeps")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 

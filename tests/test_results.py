@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from reseed.artifacts import read_json
-from reseed.claims.judge import judge
 from reseed.claims.registry import load_claim
-from reseed.params import load_params, load_study
+from reseed.params import load_study
 from reseed.reports import readme, studies
+from reseed.review.check import judged_now
 from tests.conftest import ROOT
 from tests.scratch import dvc
 
@@ -40,9 +40,7 @@ def test_what_a_study_shows_is_what_its_lock_says_it_made(lock: Path) -> None:
 
 @pytest.mark.parametrize("name", CLAIMS)
 def test_every_verdict_follows_from_the_committed_evidence(name: str) -> None:
-    claim = load_claim(ROOT / "claims.yaml", name)
-    evidence = {path: read_json(ROOT / path) for path in claim.sources}
-    verdict = judge(claim, evidence, load_params(ROOT / "params.yaml").stability.confidence)
+    verdict = judged_now(ROOT, load_claim(ROOT / "claims.yaml", name))
     committed = read_json(ROOT / "metrics" / "claims" / f"{name}.json")
     assert (verdict["verdict"], verdict["reasons"]) == (committed["verdict"], committed["reasons"])
 

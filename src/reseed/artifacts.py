@@ -182,6 +182,27 @@ def check_sha256(path: Path, expected: str) -> None:
         )
 
 
+def fingerprint(folder: Path, *patterns: str) -> str:
+    """Hex digest of the names and contents of the files of a folder that match; ReseedError if there are none."""
+    files = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    if not files:
+        raise ReseedError(f"{folder}: found no {' or '.join(patterns)}; run its stage or `dvc checkout`")
+    lines = [f"{path.relative_to(folder).as_posix()} {sha256(path)}" for path in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def artefacts(subject: str, variant: str) -> dict[str, str]:
+    """What a figure of a seed set was computed from, by content: its SAEs, and the activations that they read.
+
+    Files that speak of one seed set belong together only if these are equal. {path: hex digest}.
+    """
+    saes, rows = sae_dir(subject, variant), activations_dir(subject, TRAINED)
+    return {
+        saes.as_posix(): fingerprint(saes, "seed_*/cfg.json", "seed_*/*.safetensors"),
+        rows.as_posix(): fingerprint(rows, "index.json"),
+    }
+
+
 def derive_seed(*parts: object) -> int:
     """A 63-bit seed that depends on every part, so that each use of a run's seed owns an independent generator."""
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:8], "big") >> 1

@@ -16,11 +16,13 @@ from reseed import ReseedError
 from reseed.artifacts import lm_dir
 from reseed.params import load_params
 from reseed.reports import history, plots, readme, studies
+from reseed.review import commands as review
 from reseed.stage import device
 from reseed.sweeps import commands as sweeps
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(sweeps.app, name="sweep")
+app.add_typer(review.app, name="claims")
 
 
 @app.callback()

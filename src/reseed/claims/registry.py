@@ -1,20 +1,47 @@
-"""The registered claims: claims.yaml, typed and checked."""
+"""The registered claims and the phases that they decide: claims.yaml, typed and checked."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal, Self
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal, Self
 
+import yaml
 from pydantic import Field, model_validator
 
+from reseed import ReseedError
 from reseed.params import Count, Strict, load, lookup
+
+Statistic = Literal["pw_mcc", "mean_max_cos", "shared_fraction"]
+GateName = Literal[
+    "converged", "alive", "held_out", "between_groups", "multiplicity",
+    "random_dictionary", "random_model", "gaussian", "frozen_decoder", "benchmark", "ood", "transcoder", "correctness",
+]  # fmt: skip
+Unit = Literal["kappa", "cosine", "fraction", "accuracy", "nats", "latents", "score"]
+UNITS: dict[str, Unit] = {
+    **dict.fromkeys(("pw_mcc", "mean_max_cos", "gt_mcc", "cosine_to_init", "encoder_decoder_cosine"), "cosine"),
+    **dict.fromkeys(("shared_fraction", "alive_fraction", "explained_variance", "reappear_always"), "fraction"),
+    **dict.fromkeys(("reappear_never", "recall", "frac_alive", "retained"), "fraction"),
+    **dict.fromkeys(("ce_loss_score", "kl_div_score", "model_behavior_preservation.kl_div_score"), "score"),
+    **dict.fromkeys(("model_performance_preservation.ce_loss_score",), "score"),
+    **dict.fromkeys(("reconstruction_quality.explained_variance",), "fraction"),
+    **dict.fromkeys(("top_1", "top_2", "top_5", "top_16", "auc", "acc", "f1", "over_random_sae"), "accuracy"),
+    **dict.fromkeys(("ce_loss_with_sae", "loss"), "nats"),
+    **dict.fromkeys(("l0", "decoder_dimension"), "latents"),
+}
+"""The unit of a figure, by the last name of its path."""
+SLOTS = 8
+"""Evidence files of a claim: DVC wants a fixed number, so that the last is repeated."""
 
 
 class Test(Strict):
     """One bound that must hold: the whole interval of the figure lies above, or below, a number fixed beforehand."""
 
-    figure: str = Field(pattern=r"^(trained|random_model|gaussian)( - (trained|random_model|gaussian))?$")
-    over: Literal["each", "log2_k"]
+    figure: str = Field(
+        "value", pattern=r"^(value|(trained|random_model|gaussian)( - (trained|random_model|gaussian))?)$"
+    )
+    """Of a statistic: the arm whose kappa is bounded, or a difference of two arms. Of a metric: its value."""
+    over: Literal["each", "log2_k"] = "each"
+    """each: every seed set by itself; log2_k: the slope per doubling of k over all of them."""
     above: float | None = None
     below: float | None = None
 
@@ -26,37 +53,189 @@ class Test(Strict):
 
     @property
     def arms(self) -> list[str]:
-        """The arm that the figure reads, or the two that it subtracts."""
-        return self.figure.split(" - ")
+        """The arm that the figure reads, or the two that it subtracts; none of a metric."""
+        return [] if self.figure == "value" else self.figure.split(" - ")
 
 
 class Claim(Strict):
-    statement: str
-    statistic: Literal["pw_mcc", "mean_max_cos", "shared_fraction"]
+    """A statement and the figures that must hold for it, written down before they are known."""
+
+    statement: Annotated[str, Field(min_length=1)]
+    statistic: Statistic | None = None
+    """Agreement between seeds, whose kappa (chance-corrected) the tests bound."""
+    metric: Annotated[str, Field(pattern=r"^[a-z_]+:[^:]+$")] | None = None
+    """Another figure, as KIND:PATH: in every evidence file KIND.json, PATH is its value with low and high. Names in a
+    path are separated by `/`."""
+    unit: Unit
     tests: tuple[Test, ...] = Field(min_length=1)
-    evidence: tuple[str, str, str, str]
-    k: tuple[Count, Count, Count, Count]
-    minimum_seeds: Count
-    gates: tuple[Literal["converged"], Literal["alive"]]
-    """Always both: they are written in the claim so that its reader sees them."""
+    evidence: Annotated[tuple[str, ...], Field(min_length=SLOTS, max_length=SLOTS)]
+    speaks_of: Annotated[dict[str, dict[str, int | float | str]], Field(min_length=1)]
+    """Every seed set (subject/variant) that the statement is about, with the parameter values that it names."""
+    minimum_seeds: Annotated[int, Field(ge=3)]
+    gates: tuple[GateName, ...] = Field(min_length=1)
+    benchmark: Annotated[str, Field(pattern=r"^[a-z_]+:[^:]+$")] | None = None
+    """The external figure, as KIND:PATH, that the gates `benchmark` and `frozen_decoder` read beside its controls."""
+    tried: Count = 1
+    """How many settings its seed sets were run with; intervals are at the level corrected for as many."""
+    registered: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    """The revision that was checked out when it was written down."""
+    standing: Literal["confirmatory", "exploratory"] = "confirmatory"
+    """exploratory: its bounds were written down, or changed, when its evidence was known. The history must agree."""
 
     @model_validator(mode="after")
-    def _one_k_a_file(self) -> Self:
-        for path, k in zip(self.evidence, self.k, strict=True):
-            if self.sources[path] != k:
-                raise ValueError(f"one k a file ({path} has {k} and {self.sources[path]})")
+    def _is_whole(self) -> Self:
+        if (self.statistic is None) == (self.metric is None):
+            raise ValueError("exactly one of statistic and metric")
+        wanted = "kappa" if self.metric is None else unit_of(self.metric)
+        if self.unit != wanted:
+            raise ValueError(f"the unit {wanted}, which is that of {self.metric or 'a statistic'}")
+        for test in self.tests:
+            if (test.figure == "value") != (self.metric is not None):
+                raise ValueError("tests of a statistic name an arm or a difference of two as their figure, others none")
+        if len(set(self.gates)) < len(self.gates):
+            raise ValueError("every gate once")
+        if missing := {"converged", "alive"} - set(self.gates):
+            raise ValueError(f"gates with {sorted(missing)[0]!r}, which every claim needs")
+        if self.benchmark is None and {"benchmark", "frozen_decoder"} & set(self.gates):
+            raise ValueError("a benchmark, which one of its gates reads")
+        for pair in self.speaks_of:
+            if f"metrics/{pair}/stability.json" not in self.evidence:
+                raise ValueError(f"evidence with metrics/{pair}/stability.json, of which the claim speaks")
+        if any(test.over == "log2_k" for test in self.tests) and not all(
+            isinstance(values.get("k"), int) for values in self.speaks_of.values()
+        ):
+            raise ValueError("k of every seed set in speaks_of, over which a test takes the slope")
         return self
 
     @property
-    def sources(self) -> dict[str, int]:
-        """The distinct evidence files and the k that each must have, in the order of the claim."""
-        return dict(zip(self.evidence, self.k, strict=True))
+    def sources(self) -> tuple[str, ...]:
+        """The distinct evidence files, in the order of the claim."""
+        return tuple(dict.fromkeys(self.evidence))
+
+
+class Criterion(Strict):
+    """What a phase must show: a claim with the verdict that it needs."""
+
+    claim: str
+    verdict: Literal["supported", "not supported"] = "supported"
+
+
+class Coverage(Strict):
+    """A part of a subject's domain, and the figure (KIND:PATH of a seed set) by which the evidence covers it."""
+
+    domain: str
+    covered_by: str
+    """A file of metrics/ and the path in it, as FILE:PATH."""
+    at_least: float
+
+
+class Phase(Strict):
+    """A step of the research: what it takes for granted, what it leaves open, when it stops, whether it goes on."""
+
+    question: str
+    assumptions: tuple[str, ...]
+    open_questions: tuple[str, ...]
+    stop_rules: tuple[str, ...] = Field(min_length=1)
+    criteria: dict[str, Criterion] = Field(min_length=1)
+    """By a name that stays: a criterion that failed cannot be renamed or dropped (`reseed claims check`)."""
+    coverage: tuple[Coverage, ...] = ()
+    verdict: Literal["go", "no-go"]
+    """What is declared; it must be what the criteria give."""
 
 
 class Registry(Strict):
-    claims: dict[str, Claim]
+    claims: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$")], Claim]
+    phases: Annotated[dict[str, Phase], Field(default_factory=dict)]
+
+    @model_validator(mode="after")
+    def _criteria_are_claims(self) -> Self:
+        for name, phase in self.phases.items():
+            for criterion in phase.criteria.values():
+                if criterion.claim not in self.claims:
+                    raise ValueError(f"phases.{name}: criteria of registered claims, not {criterion.claim!r}")
+        return self
+
+
+def unit_of(metric: str) -> Unit:
+    """The unit of a metric path; raises ValueError for one whose unit is not known."""
+    name = metric.rpartition("/")[2].rpartition(":")[2]
+    if name not in UNITS:
+        raise ValueError(f"a metric whose unit is known ({', '.join(sorted(UNITS))})")
+    return UNITS[name]
+
+
+def kind_of(path: str) -> tuple[str, str]:
+    """The kind of an evidence file and the seed set it is of: metrics/<subject>/<variant>/<kind>.json.
+
+    A comparison (metrics/comparisons/<name>.json) is of no seed set. Raises ReseedError for any other path.
+    """
+    parts = PurePosixPath(path).parts
+    if len(parts) == 4 and parts[0] == "metrics" and parts[3].endswith(".json"):
+        return parts[3].removesuffix(".json"), f"{parts[1]}/{parts[2]}"
+    if len(parts) == 3 and parts[:2] == ("metrics", "comparisons") and parts[2].endswith(".json"):
+        return "comparison", ""
+    raise ReseedError(
+        f"claims: evidence: found {path!r}, allowed: metrics/<subject>/<variant>/<kind>.json or "
+        "metrics/comparisons/<name>.json"
+    )
+
+
+def load_registry(path: Path) -> Registry:
+    """Every claim and phase; raises ReseedError for the first fault of the file, an id that stands twice included."""
+    check_ids(path)
+    return load(Registry, path)
 
 
 def load_claim(path: Path, name: str) -> Claim:
     """The claim called `name`; raises ReseedError for an unknown one or the first fault of the file."""
-    return lookup(load(Registry, path).claims, name, f"{path}: claims")
+    return lookup(load_registry(path).claims, name, f"{path}: claims")
+
+
+def check_ids(path: Path) -> None:
+    """Raise ReseedError for an id that stands twice: YAML would silently keep the last."""
+    if not path.is_file():
+        raise ReseedError(f"{path}: the file does not exist")
+    try:
+        node = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ReseedError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(value, yaml.MappingNode):
+                names = [inner.value for inner, _ in value.value]
+                for name in names:
+                    if names.count(name) > 1:
+                        raise ReseedError(f"{path}: {key.value}.{name}: found twice, allowed: every id once")
+
+
+def promise(raw: dict[str, Any]) -> dict[str, Any]:
+    """What a claim of claims.yaml, in any of its past forms, lets a reader expect; what may only become stricter."""
+    return {
+        "figure": raw.get("statistic") or raw.get("metric"),
+        "tests": sorted(
+            (
+                {"figure": "value", "over": "each"} | {key: test[key] for key in sorted(test)}
+                for test in raw.get("tests", [])
+            ),
+            key=str,
+        ),
+        "seed_sets": sorted(
+            {path for path in raw.get("evidence", []) if str(path).endswith("/stability.json")},
+        ),
+        "minimum_seeds": raw.get("minimum_seeds", 0),
+        "gates": sorted(raw.get("gates", [])),
+        "tried": raw.get("tried", 1),
+        "benchmark": raw.get("benchmark"),
+    }
+
+
+def keeps(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a promise asks for no less than an earlier one: the same figures and bounds, as many seeds and gates."""
+    same = ("figure", "tests", "seed_sets")
+    return (
+        all(now[key] == before[key] for key in same)
+        and now["minimum_seeds"] >= before["minimum_seeds"]
+        and set(now["gates"]) >= set(before["gates"])
+        and now["tried"] >= before["tried"]
+        and before["benchmark"] in (None, now["benchmark"])
+    )

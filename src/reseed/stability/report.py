@@ -35,7 +35,7 @@ def summary(
         "d_sae": variant.d_sae,
         **({} if (k := getattr(variant, "k", None)) is None else {"k": k}),
         "seeds": seeds // variant.group_size,
-        **({"group_size": variant.group_size} if variant.group_size > 1 else {}),
+        **({"group_size": variant.group_size, "coupled_by": "consistency"} if variant.group_size > 1 else {}),
         "alive_min_count": options.alive_min_count,
         **{arm: _arm(report, activation_dimensions[arm], options.confidence) for arm, report in arms.items()},
         **{f"trained - {arm}": _difference(found, options.confidence) for arm, found in (differences or {}).items()},

@@ -62,7 +62,8 @@ def _comparable(one: dict[str, Any], other: dict[str, Any], l0_tolerance: float)
 def _row(content: dict[str, Any]) -> dict[str, Any]:
     trained = content["trained"]
     kept = ("steps", "explained_variance", "l0", "alive_fraction", STATISTIC, "shared_fraction", "recovery")
-    shape = {name: content[name] for name in ("architecture", "d_sae", "k", "seeds") if name in content}
+    named = ("architecture", "artefacts", "d_sae", "k", "seeds")
+    shape = {name: content[name] for name in named if name in content}
     return shape | {name: trained[name] for name in kept if name in trained}
 
 

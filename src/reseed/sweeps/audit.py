@@ -33,7 +33,7 @@ def audit(root: Path = Path(), remotes: Sequence[str] = ()) -> Report:
     with repo:
         root = Path(repo.root_dir)
         commits = locks.commits(root)
-        written = _hashed(root, _tracked_state(root), {}, "pipelines")
+        written = hashed(root, _tracked_state(root), {}, "pipelines")
         pipelines = locks.pipelines(written)
         stages = locks.stages(repo, written, pipelines)
         experiments = _experiments(root)
@@ -46,7 +46,7 @@ def audit(root: Path = Path(), remotes: Sequence[str] = ()) -> Report:
         findings += [finding for one in rehashed for finding in one.findings]
 
         known = {_inode(Path(cache.path, name)): md5 for name, md5 in rehashed[0].md5s.items()}
-        workspace = _hashed(root, {*written.md5s, *_outputs_and_code(repo, stages)}, known, "workspace")
+        workspace = hashed(root, {*written.md5s, *_outputs_and_code(repo, stages)}, known, "workspace")
         findings += _check_locks(root, stages, workspace, commits)
         listed = manifests.listed(root, stages, workspace)
         findings += manifests.check(root, listed)
@@ -106,7 +106,7 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _hashed(root: Path, paths: Iterable[str], known: Mapping[tuple[int, int], str], label: str) -> Tree:
+def hashed(root: Path, paths: Iterable[str], known: Mapping[tuple[int, int], str], label: str) -> Tree:
     """Those of the paths that are files, as a tree; one that is a link into the cache is not read again."""
     present = [path for path in paths if (root / path).is_file()]
     md5s: dict[str, str | Exception] = {path: known[i] for path in present if (i := _inode(root / path)) in known}

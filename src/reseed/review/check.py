@@ -1,0 +1,329 @@
+"""Every claim held against its evidence, the locks and the history: what may be said, and what must run first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from reseed import ReseedError
+from reseed.artifacts import read_json
+from reseed.claims.figures import at
+from reseed.claims.gates import Options
+from reseed.claims.judge import NOT_TESTABLE, judge
+from reseed.claims.registry import Claim, Phase, load_registry
+from reseed.params import load_params
+from reseed.review.history import History, chosen_on_the_test, criteria
+from reseed.sweeps import audit, locks
+from reseed.sweeps.locks import Stage, Tree
+from reseed.sweeps.objects import one_line
+
+GO, NO_GO = "go", "no-go"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One claim as it stands now."""
+
+    name: str
+    file: str
+    claim: Claim
+    verdict: str
+    """Not testable if anything is wrong with its evidence, whatever the evidence says."""
+    recorded: str
+    """The verdict of its metric file, empty if there is none."""
+    standing: str
+    """confirmatory, or exploratory: its bound was known after its evidence, or chosen by it."""
+    reasons: tuple[str, ...]
+    why_exploratory: tuple[str, ...]
+    faults: tuple[str, ...]
+    """What must be mended before the claim may stand: each is a sentence and blocks."""
+    tried: int
+    """Settings that its seed sets were scored with, anywhere."""
+    judged: Mapping[str, Any] = field(repr=False, default_factory=dict)
+
+
+@dataclass(frozen=True)
+class CheckedPhase:
+    name: str
+    file: str
+    phase: Phase
+    verdict: str
+    reasons: tuple[str, ...]
+    faults: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What a check found."""
+
+    claims: tuple[Checked, ...]
+    phases: tuple[CheckedPhase, ...]
+    stale: tuple[str, ...]
+    """The stages that must run again before their results say anything, by address."""
+
+    @property
+    def blocked(self) -> list[str]:
+        """The claims and phases that may not stand as they are."""
+        return [one.name for one in self.claims if one.faults] + [one.name for one in self.phases if one.faults]
+
+
+def claims_files(root: Path) -> list[str]:
+    """The claims file of the default study, then those of the others."""
+    others = sorted(path.relative_to(root).as_posix() for path in root.glob("studies/*/claims.yaml"))
+    return ["claims.yaml", *others]
+
+
+def check(root: Path = Path()) -> Checks:
+    """Judge every claim of every study anew and hold it against locks and history.
+
+    Raises ReseedError where that cannot be looked at: no repository, a shallow clone, a file with a fault.
+    """
+    history, chain = History(root), Chain(root)
+    claims: list[Checked] = []
+    phases: list[CheckedPhase] = []
+    for file in claims_files(root):
+        registry = load_registry(root / file)
+        found = {name: _checked(root, file, name, claim, history, chain) for name, claim in registry.claims.items()}
+        claims += found.values()
+        phases += [
+            _phase(root, file, name, phase, found, criteria(history, file)) for name, phase in registry.phases.items()
+        ]
+        phases += _dropped_phases(file, registry.phases, criteria(history, file))
+    return Checks(tuple(claims), tuple(phases), tuple(chain.stale()))
+
+
+def options(root: Path) -> Options:
+    params = load_params(root / "params.yaml")
+    return Options(params.stability, params.train.convergence)
+
+
+def judged_now(root: Path, claim: Claim) -> dict[str, Any]:
+    """The verdict that the evidence in the workspace gives; raises ReseedError for evidence that cannot be read."""
+    return judge(claim, {path: read_json(root / path) for path in claim.sources}, options(root))
+
+
+def _checked(root: Path, file: str, name: str, claim: Claim, history: History, chain: Chain) -> Checked:
+    faults: list[str] = []
+    judged: dict[str, Any] = {}
+    try:
+        judged = judged_now(root, claim)
+    except ReseedError as error:
+        faults.append(str(error))
+    path = f"metrics/claims/{name}.json"
+    recorded: dict[str, Any] = {}
+    if not (root / path).is_file():
+        faults.append(f"{path}: it has not been judged; run `dvc repro {chain.address(file, name)}`")
+    else:
+        try:
+            recorded = read_json(root / path)
+        except ReseedError as error:
+            faults.append(str(error))
+    if judged and recorded and _rounded(recorded) != _rounded(judged):
+        faults.append(
+            f"{path}: it says {recorded.get('verdict')!r}, and its evidence gives {judged['verdict']!r}"
+            + (" for other reasons" if recorded.get("verdict") == judged["verdict"] else "")
+            + f"; run `dvc repro {chain.address(file, name)}`"
+        )
+    faults += chain.faults([path, *claim.sources])
+    past = history.past(file, name)
+    why = [*past.reasons, *([found] if (found := chosen_on_the_test(root, claim)) else [])]
+    standing = "exploratory" if why else "confirmatory"
+    if standing == "exploratory" and claim.standing == "confirmatory":
+        faults.append(f"{file}: claims.{name}: found standing 'confirmatory', allowed: 'exploratory', because {why[0]}")
+    if claim.registered and not _is_ancestor(root, claim.registered, past.registered or "HEAD"):
+        faults.append(
+            f"{file}: claims.{name}: registered: found {claim.registered[:7]}, allowed: the revision at which it was "
+            "written down, which is an ancestor of the commit that holds it"
+        )
+    tried = max(len(history.tried(pair)) for pair in claim.speaks_of)
+    if tried > claim.tried:
+        faults.append(
+            f"{file}: claims.{name}: tried: found {claim.tried}, allowed: at least {tried}, as many settings as its "
+            "seed sets were scored with in committed locks, experiments and sweeps"
+        )
+    reasons = tuple(judged.get("reasons", ()))
+    verdict = NOT_TESTABLE if faults else str(judged["verdict"])
+    return Checked(
+        name, file, claim, verdict, str(recorded.get("verdict", "")), standing, reasons, tuple(why), tuple(faults),
+        tried, judged,
+    )  # fmt: skip
+
+
+def _rounded(verdict: Mapping[str, Any]) -> Any:
+    """A verdict as it stands in its file, where floats have 6 significant digits."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: plain(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        return float(f"{value:.6g}") if isinstance(value, float) else value
+
+    return plain(verdict)
+
+
+def _is_ancestor(root: Path, revision: str, of: str) -> bool:
+    try:
+        return bool(locks.git(root, "merge-base", revision, of).decode().strip() == revision)
+    except ReseedError:
+        return False
+
+
+def phase_verdict(phase: Phase, verdicts: Mapping[str, str], covered: Sequence[bool]) -> str:
+    """go if every criterion has the verdict that it needs and every part of the domain is covered; else no-go."""
+    met = all(verdicts[one.claim] == one.verdict for one in phase.criteria.values())
+    return GO if met and all(covered) else NO_GO
+
+
+def _phase(
+    root: Path,
+    file: str,
+    name: str,
+    phase: Phase,
+    checked: Mapping[str, Checked],
+    once: Mapping[str, Mapping[str, Any]],
+) -> CheckedPhase:
+    verdicts = {claim: one.verdict for claim, one in checked.items()}
+    reasons = [
+        f"{key}: the claim {one.claim} is {verdicts[one.claim]}, to be {one.verdict}"
+        for key, one in phase.criteria.items()
+    ]
+    faults, covered = [], []
+    for part in phase.coverage:
+        path, _, inner = part.covered_by.partition(":")
+        value = float(at(read_json(root / path), inner, path))
+        covered.append(value >= part.at_least)
+        reasons.append(f"{part.domain}: {value:.3g}, to be at least {part.at_least:g}")
+    verdict = phase_verdict(phase, verdicts, covered)
+    if verdict != phase.verdict:
+        faults.append(f"{file}: phases.{name}: verdict: found {phase.verdict!r}, allowed: {verdict!r}: {reasons[0]}")
+    for key, before in once.get(name, {}).items():
+        now = phase.criteria.get(key)
+        if now is None:
+            faults.append(f"{file}: phases.{name}: criteria: found no {key!r}, allowed: every criterion it ever had")
+        elif now.model_dump() != before:
+            faults.append(
+                f"{file}: phases.{name}: criteria.{key}: found {now.model_dump()}, allowed: {before}, as "
+                "it was committed"
+            )
+    return CheckedPhase(name, file, phase, verdict, tuple(reasons), tuple(faults))
+
+
+def _dropped_phases(
+    file: str, phases: Mapping[str, Phase], once: Mapping[str, Mapping[str, Any]]
+) -> list[CheckedPhase]:
+    gone = [name for name in once if name not in phases]
+    if not gone:
+        return []
+    sentence = f"{file}: phases: found no {gone[0]!r}, allowed: every phase that it ever had"
+    nothing = Phase.model_construct(question="", verdict=NO_GO)
+    return [CheckedPhase(gone[0], file, nothing, NO_GO, (), (sentence,))]
+
+
+def _address(stage: Stage) -> str:
+    return stage.name if stage.file == locks.PIPELINE else f"{stage.file}:{stage.name}"
+
+
+class Chain:
+    """The pipelines of a checkout with their locks: whether a metric is what its stages made of the present code.
+
+    Works without any data: hashes of data are compared between the locks of the stages that made and read them.
+    """
+
+    def __init__(self, root: Path) -> None:
+        try:
+            repo = Repo(str(root.resolve()))
+        except DvcException as error:
+            raise ReseedError(f"{root.resolve()}: {one_line(error)}") from error
+        with repo:
+            listed = locks.git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").decode()
+            self.tree: Tree = audit.hashed(root, sorted(filter(None, listed.split("\0"))), {}, "files")
+            self.stages = locks.stages(repo, self.tree, locks.pipelines(self.tree))
+        self.root = root
+        self.outputs = locks.made(self.stages)
+        self.by_output = {path: stage for stage in self.stages for path in stage.outs}
+        self.commits = locks.commits(root)
+
+    def address(self, file: str, claim: str) -> str:
+        """How `dvc repro` calls the stage that judges a claim of a claims file."""
+        folder = Path(file).parent.as_posix()
+        return f"claims@{claim}" if folder == "." else f"{folder}/dvc.yaml:claims@{claim}"
+
+    def upstream(self, path: str) -> list[Stage]:
+        """The stages that a file comes from, the one that makes it first."""
+        found: dict[tuple[str, str], Stage] = {}
+        left = [path]
+        while left:
+            stage = self.by_output.get(left.pop())
+            if stage is not None and (stage.file, stage.name) not in found:
+                found[stage.file, stage.name] = stage
+                left += sorted(stage.deps)
+        return list(found.values())
+
+    def faults(self, paths: Sequence[str]) -> list[str]:
+        """What is wrong with the files and all that they come from, a sentence each."""
+        found = []
+        for path in paths:
+            if path not in self.by_output:
+                found.append(f"{path}: no stage of any pipeline makes it, allowed as evidence: what a stage made")
+        stages = {(s.file, s.name): s for path in paths for s in self.upstream(path)}
+        stale = {}
+        for stage in stages.values():
+            found += self._wrong(stage)
+            if mismatched := locks.mismatches(stage, self.tree, self.outputs):
+                stale[_address(stage)] = list(dict.fromkeys(f"{one.kind} {one.what}".strip() for one in mismatched))
+        if stale:
+            why = ", ".join(list(dict.fromkeys(reason for reasons in stale.values() for reason in reasons))[:4])
+            found.append(
+                f"{len(stale)} of the {len(stages)} stages behind it are stale ({why}); run `dvc repro "
+                f"{next(iter(stale))}`"
+            )
+        return list(dict.fromkeys(found))
+
+    def _wrong(self, stage: Stage) -> list[str]:
+        again = f"run `dvc repro {_address(stage)}`"
+        if stage.frozen:
+            return [f"{stage.file}: {stage.name}: found frozen: true, allowed: false: DVC would never run it again"]
+        if stage.lock is None:
+            return []
+        found = []
+        if edited := locks.changed_outputs(stage, self.tree):
+            found.append(f"{edited[0]}: it is not what {stage.name} made (edited, merged or restored); {again}")
+        mismatched = locks.mismatches(stage, self.tree, self.outputs)
+        facts = locks.run_facts(stage, self.tree)
+        if not facts:
+            found.append(f"runs/{stage.name}.json: the file does not exist, so that nobody knows what ran; {again}")
+        elif facts.get("uncommitted_code"):
+            found.append(
+                f"runs/{stage.name}.json: it ran with {facts['uncommitted_code']} uncommitted files of code; commit "
+                f"them and {again}"
+            )
+        else:
+            then = self.commits(facts["revision"])
+            if then is None:
+                found.append(
+                    f"runs/{stage.name}.json: it ran at {facts['revision'][:7]}, which this clone does not have"
+                )
+            elif not mismatched and (foreign := locks.foreign_code(stage, then, self.outputs)):
+                found.append(
+                    f"{locks.lock_of(stage.file)}: {stage.name} records {foreign[0]}, which "
+                    f"{facts['revision'][:7]}, at which it ran, does not have; {again}"
+                )
+            elif wrong := locks.foreign_parameters(stage, facts):
+                found.append(
+                    f"{locks.lock_of(stage.file)}: {stage.name} records another {wrong[0]} than it ran with; {again}"
+                )
+        return found
+
+    def stale(self) -> list[str]:
+        """The address of every stage of the default study that does not belong to the present code or parameters."""
+        return [
+            stage.name
+            for stage in self.stages
+            if stage.file == locks.PIPELINE and locks.mismatches(stage, self.tree, self.outputs)
+        ]

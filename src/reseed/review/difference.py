@@ -1,0 +1,189 @@
+"""What changed against a base revision: metrics with their intervals, parameters, data, claims."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from reseed import ReseedError
+from reseed.artifacts import read_json
+from reseed.claims.registry import keeps, promise
+from reseed.params import read_yaml
+from reseed.review.check import Checks, claims_files
+from reseed.sweeps import locks
+from reseed.sweeps.objects import one_line
+
+INSIDE, BEYOND, NO_INTERVAL, NEW, GONE = "inside its interval", "beyond its interval", "no interval", "new", "gone"
+
+
+@dataclass(frozen=True)
+class Moved:
+    """One figure that differs. interval: of the base, where it has one."""
+
+    file: str
+    key: str
+    before: Any
+    after: Any
+    interval: tuple[float, float] | None
+    how: str
+
+
+@dataclass(frozen=True)
+class ClaimChange:
+    """A claim whose verdict, promise or evidence is not that of the base."""
+
+    name: str
+    before: str
+    after: str
+    changes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    base: str
+    metrics: tuple[Moved, ...]
+    parameters: tuple[tuple[str, str, Any, Any], ...]
+    """File, key, before, after; None where there is none."""
+    data: tuple[str, ...]
+    """Outputs below data/ and models/ whose hash in a lock is another."""
+    claims: tuple[ClaimChange, ...]
+
+
+def difference(root: Path, base: str, checks: Checks) -> Difference:
+    """What the workspace changes against `base`.
+
+    Raises ReseedError for a base that this clone does not have, or metrics that cannot be read on either side: a
+    comparison that leaves out what it cannot read would pass it.
+    """
+    known = locks.commits(root)(base)
+    if known is None:
+        raise ReseedError(f"--base {base}: no such revision in this clone, allowed: one that `git rev-parse` knows")
+    try:
+        with Repo(str(root.resolve())) as repo:
+            found = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="raise")["diff"]
+            changed = repo.params.diff(a_rev=base, b_rev="workspace", all=False, on_error="raise")["diff"]
+    except DvcException as error:
+        raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(error)}") from error
+    return Difference(
+        base,
+        tuple(one for file in sorted(found) for one in moved(file, found[file])),
+        tuple(
+            (file, key, values.get("old"), values.get("new"))
+            for file in sorted(changed)
+            for key, values in sorted(changed[file].items())
+            if values.get("old") != values.get("new")
+        ),
+        tuple(_data(root, known)),
+        tuple(_claims(root, base, checks)),
+    )
+
+
+def moved(file: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Moved]:
+    """The figures of a metric file that differ; low, high and what belongs to an interval go with their value."""
+    found = []
+    for key, pair in sorted(figures.items()):
+        before, after = pair.get("old"), pair.get("new")
+        if before == after or key.rpartition(".")[2] in ("low", "high", "kappa_low", "kappa_high"):
+            continue
+        interval = _interval(key, figures)
+        if before is None or after is None:
+            how = NEW if before is None else GONE
+        elif interval is None:
+            how = NO_INTERVAL
+        else:
+            how = INSIDE if interval[0] <= after <= interval[1] else BEYOND
+        found.append(Moved(file, key.removesuffix(".value"), before, after, interval, how))
+    return found
+
+
+def _interval(key: str, figures: Mapping[str, Mapping[str, Any]]) -> tuple[float, float] | None:
+    parent, _, last = key.rpartition(".")
+    start = f"{parent}." if parent else ""
+    names = {"value": ("low", "high"), "kappa": ("kappa_low", "kappa_high")}.get(last)
+    if names is None:
+        return None
+    low, high = (figures.get(f"{start}{name}", {}).get("old") for name in names)
+    return None if low is None or high is None else (float(low), float(high))
+
+
+def _data(root: Path, base: locks.Tree) -> list[str]:
+    """The outputs of data and models whose hash in a lock differs from that of the base."""
+    found = []
+    for path in [root / "dvc.lock", *sorted(root.glob("studies/*/dvc.lock"))]:
+        name = path.relative_to(root).as_posix()
+        now = _outs(read_yaml(path)) if path.is_file() else {}
+        then = _outs(base.yaml(name))
+        found += [
+            out
+            for out in sorted({*now, *then})
+            if now.get(out) != then.get(out) and out.startswith(("data/", "models/"))
+        ]
+    return list(dict.fromkeys(found))
+
+
+def _outs(lock: Mapping[str, Any]) -> dict[str, str]:
+    stages = (lock.get("stages") or {}).values()
+    return {out["path"].removeprefix("../../"): out.get("md5", "") for stage in stages for out in stage.get("outs", [])}
+
+
+def _claims(root: Path, base: str, checks: Checks) -> list[ClaimChange]:
+    found = []
+    for file in claims_files(root):
+        before = _committed(root, base, file)
+        now = {one.name: one for one in checks.claims if one.file == file}
+        raw = read_yaml(root / file).get("claims") or {}
+        for name in sorted({*before, *now}):
+            then = _verdict(root, base, name)
+            if name not in now:
+                found.append(ClaimChange(name, then, "", ("it was removed",)))
+                continue
+            changes = []
+            one = now[name]
+            if name not in before:
+                changes.append("it is new")
+            elif promise(raw[name]) != promise(before[name]):
+                stricter = keeps(promise(raw[name]), promise(before[name]))
+                changes.append("it asks for more than before" if stricter else "what it asks for was changed")
+            if evidence := [path for path in one.claim.sources if _changed(root, base, path)]:
+                changes.append(f"its evidence moved ({', '.join(evidence)})")
+            if then != one.verdict and name in before:
+                changes.append("its verdict is another")
+            if changes:
+                found.append(ClaimChange(name, then, one.verdict, tuple(changes)))
+    return found
+
+
+def _committed(root: Path, base: str, file: str) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(locks.git(root, "show", f"{base}:{file}").decode()) or {}
+    except ReseedError:
+        return {}
+    except yaml.YAMLError as error:
+        raise ReseedError(f"--base {base}: {file} is not valid YAML there") from error
+    return dict(content.get("claims") or {})
+
+
+def _verdict(root: Path, base: str, name: str) -> str:
+    try:
+        return str(json.loads(locks.git(root, "show", f"{base}:metrics/claims/{name}.json"))["verdict"])
+    except (ReseedError, ValueError, KeyError):
+        return "not judged"
+
+
+def _changed(root: Path, base: str, path: str) -> bool:
+    """Whether a metric file is another than at the base, by its content."""
+    try:
+        then = json.loads(locks.git(root, "show", f"{base}:{path}"))
+    except (ReseedError, ValueError):
+        return True
+    try:
+        return bool(read_json(root / path) != then)
+    except ReseedError:
+        return True

@@ -1,0 +1,114 @@
+"""Writing a claim down before its evidence, with the power that its seeds give it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import comb
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+from scipy.stats import t
+
+from reseed import ReseedError
+from reseed.artifacts import read_json, writing
+from reseed.claims.figures import kappa
+from reseed.claims.registry import SLOTS, Registry, load_registry, unit_of
+from reseed.params import TRAINED, Study, load, load_params, load_study
+from reseed.sweeps import locks
+
+
+@dataclass(frozen=True)
+class Power:
+    """What a claim can find out with its seeds."""
+
+    seeds: int
+    confidence: float
+    in_errors: float
+    """The minimum detectable distance from the bound, in standard errors of the figure, at a power of 0.8."""
+    detectable: float | None
+    """The same in units of the figure, from the jackknife errors of seed sets that are there; None without any."""
+    attainable_p: float
+    """The smallest two-sided p of a permutation of as many seeds against as many: 2 / C(2n, n)."""
+
+
+def power(seeds: int, confidence: float, errors: Sequence[float] = ()) -> Power:
+    """(t(1 - alpha/2, n-1) + t(0.8, n-1)) standard errors (Bloom 1995, Evaluation Review 19), and 2 / C(2n, n)."""
+    factor = float(t.ppf(0.5 + confidence / 2, seeds - 1) + t.ppf(0.8, seeds - 1))
+    detectable = factor * float(np.median(errors)) if len(errors) else None
+    return Power(seeds, confidence, factor, detectable, 2 / comb(2 * seeds, seeds))
+
+
+def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
+    """Add a claim to a claims file, its comments kept, and return its power.
+
+    asked: the keys of the claim but `evidence`, `unit` and `registered`, which follow from them. Raises ReseedError for
+    an id that is taken, a seed set that the study does not have, or whatever a claim may not be; nothing is written.
+    """
+    path, study_path = root / file, (root / file).with_name("study.yaml")
+    if name in load_registry(path).claims:
+        raise ReseedError(f"{file}: claims: found {name!r} already, allowed: an id that is not taken")
+    params, study = load_params(root / "params.yaml"), load_study(study_path)
+    pairs = {f"{pair.subject}/{pair.variant}": pair.variant for pair in study.pairs.values()}
+    evidence = []
+    for pair, values in asked["speaks_of"].items():
+        if pair not in pairs:
+            raise ReseedError(
+                f"{file}: claims.{name}: speaks_of: found {pair!r}, allowed: {', '.join(pairs) or 'no seed set'} (the "
+                f"pairs of {study_path.relative_to(root)})"
+            )
+        _check_values(root, file, name, pair, values)
+        evidence.append(f"metrics/{pair}/stability.json")
+        for figure in (asked.get("metric"), asked.get("benchmark")):
+            if figure and (kind := figure.partition(":")[0]) != "stability":
+                evidence.append(f"metrics/{pair}/{kind}.json")
+    evidence = list(dict.fromkeys([*evidence, *_transcoder_comparison(study, asked)]))
+    if len(evidence) > SLOTS:
+        raise ReseedError(f"{file}: claims.{name}: evidence: found {len(evidence)} files, allowed: at most {SLOTS}")
+    head = locks.git(root, "rev-parse", "HEAD").decode().strip()
+    unit = "kappa" if "metric" not in asked else unit_of(asked["metric"])
+    content = {
+        **asked, "unit": unit, "evidence": evidence + [evidence[-1]] * (SLOTS - len(evidence)), "registered": head,
+    }  # fmt: skip
+    text = path.read_text()
+    document = parse_yaml_for_update(text, str(path))
+    if not document.get("claims"):
+        document["claims"] = {}
+    document["claims"][name] = content
+    with writing(path) as partial:
+        partial.write_text(dumps_yaml(document))
+        load(Registry, partial)
+    seeds = min(len(params.seeds(params.variant(pairs[pair]))) for pair in asked["speaks_of"])
+    errors = _errors(root, [f"metrics/{pair}/stability.json" for pair in pairs], asked.get("statistic"))
+    confidence = 1 - (1 - params.stability.confidence) / asked.get("tried", 1)
+    return power(seeds, confidence, errors)
+
+
+def _check_values(root: Path, file: str, name: str, pair: str, values: dict[str, Any]) -> None:
+    variant = load_params(root / "params.yaml").variant(pair.rpartition("/")[2])
+    for key, value in values.items():
+        if getattr(variant, key, None) != value:
+            raise ReseedError(
+                f"{file}: claims.{name}: speaks_of.{pair}.{key}: found {value!r}, allowed: "
+                f"{getattr(variant, key, 'no such key')!r}, which params.yaml gives the variant"
+            )
+
+
+def _transcoder_comparison(study: Study, asked: dict[str, Any]) -> list[str]:
+    if "transcoder" not in asked["gates"]:
+        return []
+    variants = {pair.rpartition("/")[2] for pair in asked["speaks_of"]}
+    return [f"metrics/comparisons/{name}.json" for name, one in study.comparisons.items() if one.baseline in variants]
+
+
+def _errors(root: Path, paths: Sequence[str], statistic: str | None) -> list[float]:
+    """Jackknife errors of the kappas that are known: what a new figure of the kind may be expected to have."""
+    found = []
+    for path in paths:
+        if statistic and (root / path).is_file():
+            estimate = kappa(read_json(root / path), TRAINED, statistic)
+            if estimate is not None:
+                found.append(estimate.error)
+    return found
