@@ -67,8 +67,8 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
         raise ReseedError(f"--base {base}: no such revision in this clone, allowed: one that `git rev-parse` knows")
     try:
         with Repo(str(root.resolve())) as repo:
-            found = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="raise")["diff"]
-            changed = repo.params.diff(a_rev=base, b_rev="workspace", all=False, on_error="raise")["diff"]
+            found = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="raise").get("diff", {})
+            changed = repo.params.diff(a_rev=base, b_rev="workspace", all=False, on_error="raise").get("diff", {})
     except DvcException as error:
         raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(error)}") from error
     return Difference(

@@ -1,0 +1,284 @@
+"""A pull request from both ends: what may land does, and what may not is refused for its own reason."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from reseed import ReseedError
+from reseed.review import show
+from reseed.review.check import Checks, check
+from reseed.review.difference import Difference, difference
+from tests.conftest import ROOT
+from tests.review import project
+from tests.review.project import CLAIM, FIRST, PAIRS
+from tests.sweeps.toy import dvc_ok, git
+
+pytestmark = pytest.mark.slow
+BASE = "origin/main"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return project.make(tmp_path_factory.mktemp("pull") / "project")
+
+
+@pytest.fixture
+def branch(made: Path, tmp_path: Path) -> Path:
+    """A clone of the project with its caches, on a branch of its own; the remote stays the same."""
+    folder = tmp_path / "project"
+    subprocess.run(["cp", "-a", made, folder], check=True)
+    git(folder, "switch", "-qc", "change")
+    return folder
+
+
+def looked(folder: Path) -> tuple[Checks, Difference]:
+    found = check(folder)
+    return found, difference(folder, BASE, found)
+
+
+def only(checks: Checks) -> Any:
+    (one,) = checks.claims
+    return one
+
+
+def test_main_stands_and_changes_nothing(branch: Path) -> None:
+    checks, changed = looked(branch)
+    assert (only(checks).verdict, only(checks).standing, checks.blocked) == ("supported", "confirmatory", [])
+    assert (changed.metrics, changed.parameters, changed.data, changed.claims) == ((), (), (), ())
+    assert only(checks).tried == 1
+
+
+def test_a_branch_that_improves_lands_with_what_moved(branch: Path) -> None:
+    project.edit(branch, "planted.yaml", "variants/topk-k4/kappa", 0.9)
+    project.commit(branch, "better")
+    project.repro(branch)
+    project.commit(branch, "results")
+    checks, changed = looked(branch)
+    assert (only(checks).verdict, checks.blocked, only(checks).tried) == ("supported", [], 2)
+    moved = {(one.key, one.how): (one.before, one.after) for one in changed.metrics if one.file == FIRST}
+    assert moved["trained.pw_mcc.kappa", "beyond its interval"] == (0.8, 0.9)
+    assert changed.parameters == (("planted.yaml", "variants.topk-k4.kappa", 0.8, 0.9),)
+    (claim,) = changed.claims
+    assert (claim.before, claim.after, claim.changes) == ("supported", "supported", (f"its evidence moved ({FIRST})",))
+    shown = project.claims(branch, "check", "--base", BASE, "--format", "markdown")
+    assert shown.returncode == 0
+    assert show.MARKER in shown.stdout
+    assert (
+        "| `toy/topk-k4/stability` trained.pw_mcc.kappa | 0.8 [0.79, 0.81] | 0.9 | beyond its interval |"
+        in shown.stdout
+    )
+    found = json.loads(project.claims(branch, "check", "--base", BASE, "--format", "json").stdout)
+    assert found["against"]["claims"][0]["name"] == CLAIM
+
+
+def test_a_branch_that_regresses_lands_only_when_it_says_so(branch: Path) -> None:
+    project.edit(branch, "planted.yaml", "variants/topk-k8/kappa", 0.2)
+    project.commit(branch, "worse")
+    project.repro(branch)
+    project.commit(branch, "results")
+    checks, changed = looked(branch)
+    assert only(checks).verdict == "not supported"
+    assert only(checks).reasons[1] == "kappa of trained, toy/topk-k8: 0.200 [0.190, 0.210], to be above 0.5: refuted"
+    assert checks.blocked == ["first"]
+    assert checks.phases[0].faults == (
+        f"claims.yaml: phases.first: verdict: found 'go', allowed: 'no-go': agree: the claim {CLAIM} is not supported, "
+        "to be supported",
+    )
+    assert "its verdict is another" in changed.claims[0].changes
+    project.edit(branch, "claims.yaml", "phases/first/verdict", "no-go")
+    project.commit(branch, "the phase ends")
+    assert check(branch).blocked == []
+
+
+def test_evidence_that_moved_without_a_new_judgement_blocks(branch: Path) -> None:
+    project.edit(branch, "planted.yaml", "variants/topk-k4/kappa", 0.2)
+    project.commit(branch, "worse")
+    dvc_ok(branch, "repro", "-s", "score@topk-k4")
+    project.commit(branch, "half of the results")
+    one = only(check(branch))
+    assert one.verdict == "not testable"
+    assert one.faults == (
+        f"metrics/claims/{CLAIM}.json: it says 'supported', and its evidence gives 'not supported'; run `dvc repro "
+        f"claims@{CLAIM}`",
+        f"1 of the 3 stages behind it are stale (data {FIRST}); run `dvc repro claims@{CLAIM}`",
+    )
+    done = project.claims(branch, "check", "--base", BASE)
+    assert done.returncode == 1
+    assert f"Blocked by: {CLAIM}" in done.stdout
+
+
+def test_a_metric_edited_by_hand_blocks(branch: Path) -> None:
+    path = branch / FIRST
+    path.write_text(path.read_text().replace("0.8", "0.95"))
+    project.commit(branch, "a better number")
+    one = only(check(branch))
+    assert one.verdict == "not testable"
+    assert any(f"{FIRST}: it is not what score@topk-k4 made (edited, merged or restored)" in f for f in one.faults)
+
+
+def test_a_verdict_edited_by_hand_blocks(branch: Path) -> None:
+    path = branch / f"metrics/claims/{CLAIM}.json"
+    path.write_text(path.read_text().replace('"supported"', '"supported, very"'))
+    project.commit(branch, "a better verdict")
+    assert any("it says 'supported, very', and its evidence gives 'supported'" in f for f in only(check(branch)).faults)
+
+
+def test_a_threshold_moved_after_its_evidence_is_exploratory_and_has_to_say_so(branch: Path) -> None:
+    project.edit(branch, "planted.yaml", "variants/topk-k8/kappa", 0.2)
+    project.edit(branch, "claims.yaml", f"claims/{CLAIM}/tests/0/above", 0.15)
+    project.commit(branch, "worse, and a lower bound")
+    project.repro(branch)
+    project.commit(branch, "results")
+    checks, changed = looked(branch)
+    one = only(checks)
+    assert (one.verdict, one.recorded, one.standing) == ("not testable", "supported", "exploratory")
+    assert "after it had been judged 'supported' as it stood in" in one.why_exploratory[0]
+    assert (
+        "found standing 'confirmatory', allowed: 'exploratory', because what it asks for was changed" in one.faults[0]
+    )
+    assert "what it asks for was changed" in changed.claims[0].changes
+    project.edit(branch, "claims.yaml", f"claims/{CLAIM}/standing", "exploratory")
+    project.commit(branch, "said so")
+    project.repro(branch)
+    project.commit(branch, "results")
+    checks = check(branch)
+    assert (show.verdict(only(checks)), checks.blocked) == ("supported (exploratory)", [])
+
+
+def test_a_claim_written_down_after_its_evidence_is_exploratory(branch: Path) -> None:
+    registered = git(branch, "rev-parse", "HEAD").strip()
+    late = project.claim(
+        registered, standing="exploratory", tests=[{"figure": "trained", "over": "each", "above": 0.59}]
+    )
+    project.edit(branch, "claims.yaml", "claims/late", late)
+    project.commit(branch, "one more claim")
+    project.repro(branch)
+    project.commit(branch, "results")
+    late_one = check(branch).claims[1]
+    assert (late_one.verdict, late_one.standing, late_one.faults) == ("supported", "exploratory", ())
+    assert f"its evidence {FIRST} was known" in late_one.why_exploratory[0]
+
+
+def test_a_dropped_criterion_and_a_frozen_stage_block(branch: Path) -> None:
+    project.edit(branch, "claims.yaml", "phases/first/criteria", {"agreement": {"claim": CLAIM}})
+    project.edit(branch, "dvc.yaml", "stages/score/do/frozen", True)
+    project.commit(branch, "renamed, frozen")
+    checks = check(branch)
+    assert checks.blocked == [CLAIM, "first"]
+    assert "claims.yaml: phases.first: criteria: found no 'agree', allowed: every criterion it ever had" in (
+        checks.phases[0].faults
+    )
+    assert "dvc.yaml: score@topk-k4: found frozen: true, allowed: false: DVC would never run it again" in (
+        only(checks).faults
+    )
+
+
+def test_more_settings_than_the_claim_corrects_for_block(branch: Path) -> None:
+    for kappa in (0.81, 0.82):
+        project.edit(branch, "planted.yaml", "variants/topk-k4/kappa", kappa)
+        project.commit(branch, "another try")
+        dvc_ok(branch, "repro", "-s", "score@topk-k4")
+        project.commit(branch, "results")
+    one = only(check(branch))
+    assert one.tried == 3
+    assert any(f"claims.{CLAIM}: tried: found 2, allowed: at least 3, as many settings as" in f for f in one.faults)
+
+
+def test_two_branches_that_merge_are_judged_again(branch: Path) -> None:
+    git(
+        branch,
+        "config",
+        "merge.dvc-lock.driver",
+        f"PYTHONPATH={ROOT / 'src'} python -P -m reseed.sweeps.lockmerge %O %A %B %P",
+    )
+    (branch / ".gitattributes").write_text(
+        "dvc.lock merge=dvc-lock\nmetrics/**/*.json merge=binary\nruns/*.json merge=binary\n"
+    )
+    project.commit(branch, "attributes")
+    for name, variant, kappa in (("one", "topk-k4", 0.7), ("two", "topk-k8", 0.7)):
+        git(branch, "switch", "-qc", name, "change")
+        project.edit(branch, "planted.yaml", f"variants/{variant}/kappa", kappa)
+        project.commit(branch, f"{variant} moves")
+        project.repro(branch)
+        project.commit(branch, "results")
+    merged = subprocess.run(
+        ["git", "merge", "-q", "one"], cwd=branch, env=project.environment(), capture_output=True, check=False
+    )
+    assert merged.returncode  # both sides judged the claim anew: the verdict and its facts conflict
+    git(branch, "checkout", "--ours", "metrics", "runs")
+    project.commit(branch, "merged")
+    assert any("stages behind it are stale" in fault for fault in only(check(branch)).faults)
+    project.repro(branch)
+    project.commit(branch, "judged again")
+    one = only(check(branch))
+    assert (one.verdict, one.faults) == ("supported", ())
+    assert [round(t["value"], 3) for t in one.judged["tests"]] == [0.7, 0.7]
+
+
+def test_a_clone_without_any_data_can_check(made: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", str(made.parent / "remote.git"), "fork")
+    assert not (tmp_path / "fork/.dvc/cache").exists()
+    assert check(tmp_path / "fork").blocked == []
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"gates": ["converged", "alive", "vibes"]}, "gates.2: found 'vibes', allowed: 'converged'"),
+        ({"unit": "cosine"}, "the unit kappa, which is that of a statistic"),
+    ],
+)
+def test_a_claim_with_a_fault_is_bad_input(branch: Path, change: dict[str, Any], sentence: str) -> None:
+    for key, value in change.items():
+        project.edit(branch, "claims.yaml", f"claims/{CLAIM}/{key}", value)
+    with pytest.raises(ReseedError) as caught:
+        check(branch)
+    assert sentence in str(caught.value)
+
+
+def test_a_missing_metric_is_not_testable(branch: Path) -> None:
+    (branch / FIRST).unlink()
+    one = only(check(branch))
+    assert (one.verdict, one.faults[0]) == ("not testable", f"{branch / FIRST}: the file does not exist")
+
+
+def test_a_metric_with_nan_is_not_testable(branch: Path) -> None:
+    path = branch / FIRST
+    path.write_text(path.read_text().replace("0.8", "NaN"))
+    checks = check(branch)
+    assert only(checks).faults[0] == f"{branch / FIRST}: found NaN, allowed: finite numbers"
+
+
+def test_bad_input_has_exit_code_two(branch: Path, tmp_path: Path) -> None:
+    done = project.claims(branch, "check", "--base", "nowhere")
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "error: --base nowhere: no such revision in this clone, allowed: one that `git rev-parse` knows\n"
+    )
+    done = project.claims(branch, "show", "nothing")
+    assert (done.returncode, done.stderr) == (2, f"error: claim 'nothing': found none of that id, allowed: {CLAIM}\n")
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{branch}", "shallow")
+    with pytest.raises(ReseedError, match=r"found a shallow clone, allowed: one with its whole history"):
+        check(tmp_path / "shallow")
+    shutil.rmtree(branch / ".dvc")
+    with pytest.raises(ReseedError):
+        check(branch)
+
+
+def test_show_prints_the_whole_chain(branch: Path) -> None:
+    done = project.claims(branch, "show", CLAIM)
+    assert done.returncode == 0
+    head = json.loads((branch / f"runs/claims@{CLAIM}.json").read_text())["revision"][:7]
+    for part in (
+        "Toy SAEs agree above every null.", "above 0.5", "isotropic", "random_dictionary", f"models/{PAIRS[0]}",
+        "000000",
+        f"git checkout {head} && dvc repro claims@{CLAIM}", "variants.topk-k4",
+    ):  # fmt: skip
+        assert part in done.stdout, part
