@@ -74,7 +74,8 @@ def _claims(study: Study, root: Path) -> str:
     for name, claim in load(Registry, root / study.claims_file).claims.items():
         verdict = read_json(root / "metrics" / "claims" / f"{name}.json")
         reasons = re.sub(r"metrics/(\S+)/stability\.json", r"\1", "; ".join(verdict["reasons"]))
-        lines.append(f"| {claim.statement} | **{verdict['verdict']}** | {reasons} |")
+        standing = " (exploratory)" if verdict["standing"] == "exploratory" else ""
+        lines.append(f"| {claim.statement} | **{verdict['verdict']}**{standing} | {reasons} |")
     return "\n".join(lines) + "\n"
 
 
