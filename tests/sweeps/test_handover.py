@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from dvc.exceptions import InvalidArgumentError
 from dvc.repo import Repo
-from dvc.utils.hydra import ParamsLoadingError
 
 from reseed import ReseedError
 from reseed.sweeps.files import experiments, load_sweep
@@ -106,7 +106,7 @@ def test_a_value_that_no_stage_would_take_is_refused_in_the_queue(here: Path) ->
         assert sentence in said
         clear()
     # DVC itself does not queue what the file has no key for
-    with pytest.raises(ParamsLoadingError, match="Could not override 'varaints"):
+    with pytest.raises(InvalidArgumentError, match="--set-param"):
         queue_quickly("varaints.topk.k=2")
     assert "nothing to run" in reseed("run").output
 
