@@ -116,7 +116,7 @@ def reseed(arguments: argparse.Namespace, model: Any, tokens: Any, place: Path) 
     def run(folder: Path) -> None:
         capture_language(
             model, sequences, options, provenance, folder / "rows", torch.device(arguments.device),
-            Budget(gigabytes=1e6, hours=1e6), folder / "resumable",
+            Budget(activations_gigabytes=1e6, gpu_hours=1e6), folder / "resumable",
         )  # fmt: skip
         assert read_json(folder / "rows" / "index.json")["splits"]["train"]["rows"] == tokens.numel()
 

@@ -7,7 +7,21 @@ import pytest
 import yaml
 
 from reseed import ReseedError
-from reseed.params import load_params, load_study, load_subject, lookup
+from reseed.params import (
+    LanguageSubject,
+    Params,
+    Quarantined,
+    Study,
+    Subject,
+    World,
+    checked,
+    kind_of,
+    load_params,
+    load_study,
+    load_subject,
+    lookup,
+    read_yaml,
+)
 from tests.conftest import ROOT
 
 
@@ -25,6 +39,23 @@ def edited(source: str, key: str, value: Any, folder: Path) -> Path:
     path = folder / Path(source).name
     path.write_text(yaml.safe_dump(content))
     return path
+
+
+def test_every_parameter_file_has_its_type_and_is_valid_by_it() -> None:
+    files = [Path("params.yaml"), *(path.relative_to(ROOT) for path in ROOT.glob("subjects/*.yaml"))]
+    kinds = {}
+    for file in [*files, Path("study.yaml"), *(path.relative_to(ROOT) for path in ROOT.glob("studies/*/study.yaml"))]:
+        content = read_yaml(ROOT / file)
+        kind = kind_of(str(file), content)
+        assert kind is not None
+        kinds[str(file)] = type(checked(kind, content, file))
+    assert kinds["params.yaml"] is Params
+    assert kinds["studies/sweep/study.yaml"] is Study
+    of = {Path(file).stem: kind for file, kind in kinds.items() if file.startswith("subjects/")}
+    assert (of["modular"], of["gsm8k-gpt"], of["song"], of["modular-leaky"]) == (
+        Subject, LanguageSubject, World, Quarantined,
+    )  # fmt: skip
+    assert kind_of("claims.yaml", {}) is None
 
 
 def test_the_committed_files_are_valid() -> None:

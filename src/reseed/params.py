@@ -42,10 +42,12 @@ KINDS = ("bpe", "pinned", "folder", "pretrained_here", "registered")
 
 
 class Budget(Strict):
-    """What a capture may cost; one that is estimated above it does not start."""
+    """What captures and sweeps may cost; what is estimated above it does not start. No stage depends on it."""
 
-    gigabytes: Positive
-    hours: Positive
+    gpu_hours: Positive = 100.0
+    """Of one capture; of the workers of all sweeps together, each on GPUs of its own or on a machine without any."""
+    activations_gigabytes: Positive = 100.0
+    """Activations on disk: those of one capture; in sweeps, all of them, those of the committed results included."""
 
 
 class Compute(Strict):
@@ -421,7 +423,7 @@ class CeBench(Strict):
 
 class Params(Strict):
     compute: Compute
-    budget: Budget
+    budget: Budget = Budget()
     train: Train
     variants: dict[str, Variant]
     stability: Stability
@@ -955,7 +957,10 @@ def is_language(name: str, folder: Path = Path("subjects")) -> bool:
 
 
 def _generator(path: Path) -> Any:
-    content = read_yaml(path)
+    return _generator_in(read_yaml(path))
+
+
+def _generator_in(content: Any) -> Any:
     data = content.get("data") if isinstance(content, dict) else None
     return data.get("generator") if isinstance(data, dict) else None
 
@@ -979,6 +984,23 @@ def load_sae_training(name: str, folder: Path = Path("subjects")) -> SaeTraining
     return load(LanguageSubject, path).sae if generator == "corpus" else load(Subject, path).sae
 
 
+def kind_of(file: str, content: Any) -> type[Strict] | None:
+    """The type of a parameter file, by its path in the project and its content; None for a file that has none."""
+    path = Path(file)
+    if file == "params.yaml":
+        return Params
+    if path.name == "study.yaml":
+        return Study
+    if path.parent != Path("subjects"):
+        return None
+    kinds: dict[str, type[Strict]] = {
+        "superposition": World,
+        "corpus": LanguageSubject,
+        "modular_addition_with_its_answer": Quarantined,
+    }
+    return kinds.get(str(_generator_in(content)), Subject)
+
+
 def load_study(path: Path = Path("study.yaml")) -> Study:
     """Read and check a study file; raises ReseedError for the first fault."""
     return load(Study, path)
@@ -996,7 +1018,11 @@ def read_yaml(path: Path) -> Any:
 
 def load(kind: type[S], path: Path) -> S:
     """Read a YAML file as `kind`; raises ReseedError with one sentence for the first fault."""
-    content = read_yaml(path)
+    return checked(kind, read_yaml(path), path)
+
+
+def checked(kind: type[S], content: Any, path: Path) -> S:
+    """The content of the YAML file `path` as `kind`; raises ReseedError with one sentence for the first fault."""
     if not isinstance(content, dict):
         raise ReseedError(f"{path}: found {type(content).__name__}, allowed: a mapping of keys to values")
     try:

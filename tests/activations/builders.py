@@ -20,7 +20,7 @@ HOOK = "blocks.1.hook_resid_post"
 SIZES = {"train": 53, "validation": 9, "test": 11}
 PER_SHARD = 20
 CPU = torch.device("cpu")
-ROOMY = Budget(gigabytes=1, hours=1)
+ROOMY = Budget()
 
 GPT = Gpt(
     kind="pretrained_here", n_layers=LAYERS, d_model=D, n_heads=2, d_mlp=16, act_fn="gelu", normalization_type="LN",

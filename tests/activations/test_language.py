@@ -303,24 +303,24 @@ def test_a_capture_above_the_budget_is_refused_before_or_soon_after_it_starts(
 ) -> None:
     rows = sum(sum(lengths(split)) for split in SIZES)
     size = rows * (4 * D + 5)  # a row in float32, its document in four bytes and its label in one
-    assert captured(sequences, options(), tmp_path, Budget(gigabytes=size / 1e9, hours=1)).d_in == D
+    assert captured(sequences, options(), tmp_path, Budget(activations_gigabytes=size / 1e9, gpu_hours=1)).d_in == D
     with pytest.raises(
-        ReseedError, match=r"tiny\.yaml: capture: an estimated \S+ gigabytes, allowed: .*budget.gigabytes"
+        ReseedError, match=r"tiny\.yaml: capture: an estimated \S+ gigabytes, allowed: .*budget.activations_gigabytes"
     ):
-        captured(sequences, options(), tmp_path, Budget(gigabytes=(size - 1) / 1e9, hours=1))
+        captured(sequences, options(), tmp_path, Budget(activations_gigabytes=(size - 1) / 1e9, gpu_hours=1))
     with pytest.raises(
-        ReseedError, match=r"capture: an estimated \S+ hours, allowed: 1e-12 \(params.yaml: budget.hours"
+        ReseedError, match=r"capture: an estimated \S+ hours, allowed: 1e-12 \(params.yaml: budget.gpu_hours"
     ):
-        captured(sequences, options(), tmp_path, Budget(gigabytes=1, hours=1e-12), tokens_per_batch=32)
+        captured(sequences, options(), tmp_path, Budget(activations_gigabytes=1, gpu_hours=1e-12), tokens_per_batch=32)
     assert not (tmp_path / "resumable").exists()
 
 
 def test_the_estimate_by_hand() -> None:
     cost = estimate(rows=10, bytes_per_row=100_000_000, tokens=7200, tokens_per_second=2)
     assert (cost.size, cost.seconds) == (1e9, 3600)
-    check_budget(cost, Budget(gigabytes=1, hours=1), "tiny")
+    check_budget(cost, Budget(activations_gigabytes=1, gpu_hours=1), "tiny")
     with pytest.raises(ReseedError, match=r"an estimated 1 hours, allowed: 0\.99"):
-        check_budget(cost, Budget(gigabytes=1, hours=0.99), "tiny")
+        check_budget(cost, Budget(activations_gigabytes=1, gpu_hours=0.99), "tiny")
 
 
 def test_the_cost_of_a_capture_is_measured_on_real_batches(sequences: Sequences) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from reseed import ReseedError
-from reseed.sweeps.budget import HOUR, UNKNOWN, Ledger, Rates, SweepsBudget, check_spent, days, on_disk
+from reseed.params import Budget
+from reseed.sweeps.budget import HOUR, UNKNOWN, Ledger, Rates, check_spent, days, on_disk
 from reseed.sweeps.tasks import Outcome, Task
 
 
@@ -20,7 +21,7 @@ def outcome(hours: float, started: float = 0.0, size: int = 0) -> Outcome:
 
 
 def ledger(tmp_path: Path, **limits: float) -> Ledger:
-    return Ledger(tmp_path / "ledger.jsonl", SweepsBudget(**limits))
+    return Ledger(tmp_path / "ledger.jsonl", Budget(**limits))
 
 
 def test_a_stage_takes_what_it_took_in_proportion_to_seeds_and_latents() -> None:
@@ -54,7 +55,7 @@ def test_no_task_starts_that_would_pass_the_limit(tmp_path: Path) -> None:
     assert one.affordable(wanted, []) == (wanted, "")
     found, why = one.affordable(wanted, [task("running", 1.5)])
     assert found == wanted[:1]
-    assert why == "sweeps/budget.yaml: gpu_hours: 2 of 5 are spent, and the next task would pass it"
+    assert why == "params.yaml: budget.gpu_hours: 2 of 5 are spent, and the next task would pass it"
     one.on_disk = 101e9
     assert one.affordable(wanted, [])[0] == []
     with pytest.raises(ReseedError, match="activations_gigabytes: 101 of 100"):

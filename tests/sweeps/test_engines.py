@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import sys
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dvc.repo import Repo
@@ -114,18 +116,31 @@ def test_a_node_that_sees_neither_checkout_nor_cache_gives_the_experiment_back(h
         (["--engine", "ray"], "--engine ray: Ray is not installed", "ray"),
         (["--engine", "slurm"], "found no sbatch on PATH", "PATH"),
         (["--address", "box:6379"], "found --engine local, allowed: with --engine ray", ""),
+        (["--engine", "slurm"], "sinfo: Unable to contact slurm controller; allowed: a Slurm controller", "controller"),
+        (["--engine", "ray", "--address", "ray://localhost:1"], "ray://localhost:1: no Ray cluster answers", "cluster"),
+        (["--engine", "ray", "--address", "localhost:1"], "localhost:1: no Ray cluster answers there", "cluster"),
+        (["--engine", "ray"], ".dvc/config: core.remote: found none, allowed: a default DVC remote", "remote"),
     ],
 )
 def test_an_engine_that_is_not_there_is_refused_before_anything_is_queued(
-    arguments: list[str], sentence: str, without: str, here: Path, monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], sentence: str, without: str, here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Path("g.yaml").write_text(GRID)
     commit(here)
     before = git(here, "for-each-ref")
     if without == "PATH":
         monkeypatch.setattr("shutil.which", lambda _: None)
-    elif without:
-        monkeypatch.setitem(sys.modules, without, None)
+    elif without == "controller":
+        for name in ("sbatch", "sinfo"):
+            (tmp_path / name).write_text("#!/bin/sh\necho Unable to contact slurm controller >&2; exit 1\n")
+            (tmp_path / name).chmod(0o755)
+        monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    elif without == "ray":
+        monkeypatch.setitem(sys.modules, "ray", None)
+    elif without:  # a cluster with a node that shares nothing with this machine
+        nodes = [{"NodeManagerHostname": "box", "Alive": True}]
+        stub = SimpleNamespace(init=lambda **_: None, nodes=lambda: nodes, shutdown=lambda: None)
+        monkeypatch.setitem(sys.modules, "ray", stub)
     done = reseed("run", "g.yaml", *arguments)
     assert isinstance(done.exception, ReseedError)
     assert sentence in str(done.exception)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
+from dvc.exceptions import InvalidArgumentError
+from dvc.repo import Repo
 
 from reseed import ReseedError
 from reseed.sweeps.files import experiments, load_sweep
+from tests.conftest import ROOT
 from tests.sweeps.project import commit, git, queue, reseed
 
 STATE = Path(".dvc/tmp/reseed-sweeps")
@@ -48,6 +53,70 @@ def test_a_sweep_file_that_cannot_be_right(text: str, sentence: str, here: Path)
     assert sentence in refused("mine.yaml")
 
 
+BAD = [
+    ("variants.topk.k", 0, "params.yaml: variants.topk.k: found 0, allowed: greater than or equal to 1"),
+    ("variants.topk.k", 129, "allowed: k of at most d_sae (128)"),
+    ("variants.topk.k", 4.5, "params.yaml: variants.topk.k: found 4.5, allowed: a valid integer"),
+    ("train.seeds", [0, 1], "params.yaml: train.seeds: found [0, 1], allowed: at least 3 seeds"),
+]
+
+
+def typed(here: Path) -> None:
+    """Give the project the parameter files of this one."""
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    shutil.copytree(ROOT / "subjects", "subjects")
+    Path("dvc.yaml").write_text(
+        Path("dvc.yaml")
+        .read_text()
+        .replace("[scale]", "[compute, {subjects/modular.yaml: [sae], subjects/gsm8k-gpt.yaml: [sae]}]")
+    )
+    commit(here)
+
+
+def test_a_value_that_no_stage_would_take_is_refused_in_a_sweep_file(here: Path) -> None:
+    typed(here)
+    in_subjects = [
+        (
+            "subjects/modular.yaml:sae.batch_size",
+            1.5,
+            "subjects/modular.yaml: sae.batch_size: found 1.5, allowed: a va",
+        ),
+        ("subjects/gsm8k-gpt.yaml:sae.lr", -1, "subjects/gsm8k-gpt.yaml: sae.lr: found -1, allowed: greater than 0"),
+        ("variants.topk.d_sae", 3, "allowed: k of at most d_sae (3)"),
+        ("variants.topk", {"architecture": "topk", "k": 2, "d_sae": 4, "kk": 1}, "unknown key 'variants.topk.kk'"),
+    ]
+    for key, value, sentence in [*BAD, *in_subjects]:
+        Path("mine.yaml").write_text(json.dumps({"name": "mine", "list": [{key: value}]}))
+        commit(here)
+        said = refused("mine.yaml")
+        assert said.startswith("experiment 'mine-")
+        assert sentence in said
+    Path("mine.yaml").write_text("name: mine\ngrid: {variants.topk.k: [2], train.seeds: [[0, 1, 2]]}\n")
+    commit(here)
+    assert reseed("run", "mine.yaml", "--dry-run").exit_code == 0
+
+
+def test_a_value_that_no_stage_would_take_is_refused_in_the_queue(here: Path) -> None:
+    typed(here)
+    unknown = ("+variants.topk.kk", 2, "params.yaml: unknown key 'variants.topk.kk'; remove it or correct its spelling")
+    for key, value, sentence in [*BAD, unknown]:
+        queue_quickly(f"{key}={json.dumps(value, separators=(',', ':'))}")
+        said = refused()
+        assert said.startswith("experiment 'bad': params.yaml: ")
+        assert sentence in said
+        clear()
+    # DVC itself does not queue what the file has no key for
+    with pytest.raises(InvalidArgumentError, match="--set-param"):
+        queue_quickly("varaints.topk.k=2")
+    assert "nothing to run" in reseed("run").output
+
+
+def test_a_file_of_another_project_has_values_of_its_own(here: Path) -> None:
+    Path("mine.yaml").write_text("name: mine\ngrid: {variants.topk.k: [0]}\n")
+    commit(here)
+    assert reseed("run", "mine.yaml", "--dry-run").exit_code == 0
+
+
 def test_changes_that_a_clone_would_not_have(here: Path) -> None:
     Path("mine.yaml").write_text("name: mine\ngrid: {variants.topk.k: [2]}\n")
     commit(here)
@@ -78,9 +147,13 @@ def test_entries_of_the_queue(here: Path) -> None:
     assert "experiment 'one': found twice" in refused()
 
 
-def clear() -> None:
-    from dvc.repo import Repo
+def queue_quickly(override: str) -> None:
+    """`dvc exp run --queue --name bad -S OVERRIDE`, without the seconds that a new interpreter would import."""
+    with Repo(".") as repo:
+        repo.experiments.run(queue=True, name="bad", params=[override])
 
+
+def clear() -> None:
     with Repo(".") as repo:
         repo.experiments.celery_queue.clear(queued=True)
 
@@ -97,12 +170,20 @@ def test_a_name_that_is_taken(here: Path) -> None:
 
 def test_a_remote_that_is_not_there_and_a_budget_that_is_spent(here: Path) -> None:
     Path("mine.yaml").write_text("name: mine\ngrid: {variants.topk.k: [2]}\n")
-    Path("sweeps").mkdir()
-    Path("sweeps/budget.yaml").write_text("gpu_hours: 0.001\n")
+    params = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(params + "budget: {gpu_hours: 2}\n")
+    spent = {"task": "other@0000000", "hours": 1.99, "bytes": 0, "activation_bytes": 3e9}
+    Path("runs").mkdir()
+    Path("runs/ledger.jsonl").write_text(json.dumps(spent) + "\n")
     commit(here)
-    assert "sweeps/budget.yaml: gpu_hours: 0 of 0.001 are spent, and the next task would pass it" in refused(
-        "mine.yaml"
-    )
+    assert "params.yaml: budget.gpu_hours: 1.99 of 2 are spent, and the next task would pass it" in refused("mine.yaml")
+    Path("params.yaml").write_text(params + "budget: {activations_gigabytes: 2}\n")
+    commit(here)
+    assert "params.yaml: budget.activations_gigabytes: 3 of 2 are spent" in refused("mine.yaml")
+    Path("params.yaml").write_text(params + "budget: {gigabytes: 2}\n")
+    commit(here)
+    assert "params.yaml: unknown key 'budget.gigabytes'" in refused("mine.yaml")
+    Path("params.yaml").write_text(params)
     Path(".dvc/config").write_text("[core]\n    remote = store\n")
     commit(here)
     assert "core.remote: found 'store', allowed: none is defined" in refused("mine.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.sweeps.project import experiments, git, metric, queue, reseed
 
@@ -79,4 +80,27 @@ def test_a_plan_by_days_and_the_state_of_what_waits(here: Path) -> None:
     days = [[cell.strip() for cell in line.split("│")[1:3]] for line in shown.splitlines() if "│" in line]
     assert days == [["1", "k-k2, k-k5"], ["2", "k-k6"]]
     assert "an estimated 36.1 hours, 100 of the budget remain" in shown
+    assert "Data sets" not in shown
     assert "spent: 0 of 100 hours" in reseed("status").output
+
+
+def test_a_plan_says_what_cleaning_left_of_each_data_set(here: Path) -> None:
+    manifests: dict[str, dict[str, Any]] = {
+        "corpus": {
+            "dropped": {"steps is empty": 4, "answer is empty": 1},
+            "duplicates": {"train": 2, "validation": 0, "test": 1},
+            "near_duplicates": {"validation": 5, "train": 6},
+            "benchmark_text": {"test": 0, "sae-probes": 0},
+            "files": {"train.jsonl": {"rows": 70}, "test.jsonl": {"rows": 7}},
+        },
+        "modular": {"files": {"train.jsonl": {"rows": 9}}},
+    }
+    for name, manifest in manifests.items():
+        (here / "data" / name / "raw").mkdir(parents=True)
+        (here / "data" / name / "raw/manifest.json").write_text(json.dumps(manifest))
+    shown = reseed("plan").output
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in shown.splitlines() if "│" in line]
+    assert rows == [
+        ["corpus", "77", "4 steps is empty, 1 answer is empty, 3 duplicates, 11 near duplicates"],
+        ["modular", "9", "none"],
+    ]

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from reseed import ReseedError
+from reseed.params import Budget
 from reseed.sweeps import schedule, tasks
-from reseed.sweeps.budget import Ledger, SweepsBudget
+from reseed.sweeps.budget import Ledger
 from reseed.sweeps.tasks import Outcome, Task, outcome_file
 
 
@@ -68,7 +69,7 @@ def make(state: Path, *names: str, after: dict[str, list[str]] | None = None) ->
 
 def run(engine: Obedient, wanted: list[Task], hours: float = 100) -> tuple[schedule.Result, dict[str, Outcome]]:
     ends: dict[str, Outcome] = {}
-    ledger = Ledger(engine.state / "ledger.jsonl", SweepsBudget(gpu_hours=hours))
+    ledger = Ledger(engine.state / "ledger.jsonl", Budget(gpu_hours=hours))
     result = schedule.run(wanted, engine, engine.state, ledger, lambda task, end: ends.update({task.name: end}))
     return result, ends
 
@@ -103,7 +104,7 @@ def test_at_the_limit_nothing_starts_and_what_remains_is_said(tmp_path: Path) ->
     engine = Obedient(tmp_path, {name: ["done"] for name in "abcd"}, slots=1)
     result, ends = run(engine, make(tmp_path, *"abcd"), hours=0.025)
     assert (result.done, result.left, engine.started) == (2, 2, ["a", "b"])
-    assert result.why == "sweeps/budget.yaml: gpu_hours: 0.02 of 0.025 are spent, and the next task would pass it"
+    assert result.why == "params.yaml: budget.gpu_hours: 0.02 of 0.025 are spent, and the next task would pass it"
     assert sorted(ends) == ["a", "b"]
 
 

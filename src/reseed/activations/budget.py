@@ -27,12 +27,12 @@ def estimate(rows: int, bytes_per_row: int, tokens: int = 0, tokens_per_second: 
 def check_budget(cost: Estimate, budget: Budget, subject: str) -> None:
     """Raise ReseedError for a capture that is estimated above params.yaml: budget."""
     pairs = (
-        ("gigabytes", cost.size / GIGABYTE, budget.gigabytes),
-        ("hours", cost.seconds / HOUR, budget.hours),
+        ("gigabytes", cost.size / GIGABYTE, "activations_gigabytes", budget.activations_gigabytes),
+        ("hours", cost.seconds / HOUR, "gpu_hours", budget.gpu_hours),
     )
-    for unit, found, most in pairs:
+    for unit, found, key, most in pairs:
         if found > most:
             raise ReseedError(
                 f"subjects/{subject}.yaml: capture: an estimated {found:.3g} {unit}, allowed: {most:g} (params.yaml: "
-                f"budget.{unit}); lower capture.rows or raise the budget"
+                f"budget.{key}); lower capture.rows or raise the budget"
             )

@@ -12,30 +12,31 @@ from statistics import mean
 from typing import Any
 
 import yaml
+from pydantic import ConfigDict
 
 from reseed import ReseedError
 from reseed.artifacts import read_json
-from reseed.params import Positive, Strict, load
+from reseed.params import Budget, Strict, load
 from reseed.sweeps.parameters import value_of
 from reseed.sweeps.tasks import Outcome, Task
 
-BUDGET = Path("sweeps/budget.yaml")
+BUDGET = "params.yaml: budget"
 LEDGER = Path("runs/ledger.jsonl")
 HOUR = 3600.0
 GIGABYTE = 1e9
 OVERHEAD = 3.0
 """Seconds that a task takes beside its stages."""
+CLEANING = ("duplicates", "near_duplicates", "benchmark_text")
+"""Steps of cleaning as manifests name them, beside `dropped`, which has its own reasons."""
 UNKNOWN = 60.0
 """Seconds of a stage of which no run is known."""
 
 
-class SweepsBudget(Strict):
-    """sweeps/budget.yaml: what all sweeps together may cost."""
+class _WithBudget(Strict):
+    """params.yaml of any project, of which sweeps read no other key."""
 
-    gpu_hours: Positive = 100.0
-    """Hours of workers, each on GPUs of its own or on a share of a machine without any."""
-    activations_gigabytes: Positive = 100.0
-    """Activations on disk, those of the committed results included."""
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    budget: Budget = Budget()
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ def _growth(before: Mapping[str, Any], asked: Mapping[str, Any], parameters: Map
     return factor
 
 
-def load_budget(root: Path) -> SweepsBudget:
-    """The budget of all sweeps, its defaults if there is no file; raises ReseedError for a fault in it."""
-    return load(SweepsBudget, root / BUDGET) if (root / BUDGET).is_file() else SweepsBudget()
+def load_budget(root: Path) -> Budget:
+    """The budget of all sweeps, its defaults if params.yaml has none; raises ReseedError for a fault in it."""
+    return load(_WithBudget, root / "params.yaml").budget
 
 
 @dataclass
@@ -86,7 +87,7 @@ class Ledger:
     """runs/ledger.jsonl: a line for every attempt, only ever appended to. It keeps new tasks within the budget."""
 
     path: Path
-    budget: SweepsBudget
+    budget: Budget
     on_disk: float = 0.0
     """Bytes of activations of the committed results."""
     limit_hours: float | None = None
@@ -145,9 +146,9 @@ class Ledger:
         for task in ready:
             promised += task.hours
             over = [
-                (f"{BUDGET}: gpu_hours", hours + promised, self.budget.gpu_hours, hours),
+                (f"{BUDGET}.gpu_hours", hours + promised, self.budget.gpu_hours, hours),
                 ("budget.hours of the sweep", own_hours + promised, self.limit_hours, own_hours),
-                (f"{BUDGET}: activations_gigabytes", (self.on_disk + activations) / GIGABYTE,
+                (f"{BUDGET}.activations_gigabytes", (self.on_disk + activations) / GIGABYTE,
                  self.budget.activations_gigabytes, (self.on_disk + activations) / GIGABYTE),
                 ("budget.gigabytes of the sweep", own_bytes / GIGABYTE, self.limit_bytes, own_bytes / GIGABYTE),
             ]  # fmt: skip
@@ -167,6 +168,29 @@ def on_disk(root: Path, kind: str) -> float:
         for stage in yaml.load(lock.read_text(), yaml.CSafeLoader)["stages"].values():
             found |= {o["md5"]: o.get("size", 0) for o in stage.get("outs", []) if kind in o["path"]}
     return float(sum(found.values()))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What a manifest of raw data says: the rows that were kept, and why cleaning removed others."""
+
+    subject: str
+    rows: int
+    removed: dict[str, int]
+    """By reason, of all splits together."""
+
+
+def data_sets(root: Path) -> list[DataSet]:
+    """The raw data sets whose manifests are in the workspace; raises ReseedError if one is not JSON."""
+    found = []
+    for path in sorted((root / "data").glob("*/raw/manifest.json")):
+        manifest = read_json(path)
+        removed = dict(manifest.get("dropped", {}))
+        for step in CLEANING:
+            removed[step.replace("_", " ")] = sum(manifest.get(step, {}).values())
+        rows = sum(file["rows"] for file in manifest["files"].values())
+        found.append(DataSet(path.parts[-3], rows, {reason: count for reason, count in removed.items() if count}))
+    return found
 
 
 def check_spent(ledger: Ledger, tasks: Sequence[Task]) -> None:

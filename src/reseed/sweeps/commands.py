@@ -112,6 +112,14 @@ def plan(file: File = None, gpus: Annotated[int, typer.Option(min=1, help="how m
     ledger = _ledger()
     left = ledger.budget.gpu_hours - ledger.spent()[0]
     raw = budget.on_disk(Path(), "/raw") / budget.GIGABYTE
+    if sets := budget.data_sets(Path()):
+        cleaned = Table(title="Data sets", title_justify="left")
+        for column in ("data set", "rows kept", "removed by cleaning"):
+            cleaned.add_column(column, overflow="fold")
+        for one in sets:
+            removed = ", ".join(f"{count} {reason}" for reason, count in one.removed.items())
+            cleaned.add_row(one.subject, str(one.rows), removed or "none")
+        Console().print(cleaned)
     print(f"data sets {raw:.3g} GB, activations {ledger.on_disk / budget.GIGABYTE:.3g} GB on disk")
     print(f"an estimated {sum(task.hours for task in found):.3g} hours, {left:.3g} of the budget remain")
 

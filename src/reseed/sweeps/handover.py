@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from reseed import ReseedError
+from reseed.params import checked, kind_of
 from reseed.sweeps import tasks
 from reseed.sweeps.files import experiments, load_sweep
-from reseed.sweeps.parameters import at_revision, differences, git, value_of
+from reseed.sweeps.parameters import at_revision, differences, git, place, value_of
 from reseed.sweeps.pipelines import Instance, chosen, target_for
 from reseed.sweeps.tasks import Outcome, Task, outcome_file, task_file
 
@@ -122,9 +123,9 @@ def check_committed(root: Path) -> None:
 
 def _check_known(path: Path, file: str, key: str, content: Mapping[str, Any]) -> None:
     parent, _, last = key.rpartition(".")
-    place = value_of(content, parent)
-    if not isinstance(place, Mapping) or last not in place:
-        known = ", ".join(map(str, place)) if isinstance(place, Mapping) else "nothing"
+    beside = value_of(content, parent)
+    if not isinstance(beside, Mapping) or last not in beside:
+        known = ", ".join(map(str, beside)) if isinstance(beside, Mapping) else "nothing"
         raise ReseedError(f"{path}: {key}: {file} has no such parameter; known there: {known}")
 
 
@@ -146,11 +147,36 @@ def check_stated(asked: Asked, content: Mapping[str, Any]) -> None:
             )
 
 
+def check_values(asked: Asked, root: Path) -> None:
+    """Raise ReseedError for a parameter file that is not valid as it was asked for.
+
+    It is judged by the type that the stages read it with (`params.kind_of`), and only if it is valid by that type in
+    the commit that the experiment starts from; otherwise it is a file of another project, whose values are its own.
+    """
+    for file, keys in asked.changes.items():
+        content = at_revision(root, asked.head, file)
+        kind = kind_of(file, content)
+        if kind is None:
+            continue
+        try:
+            checked(kind, content, Path(file))
+        except ReseedError:  # of another project
+            continue
+        if asked.stash:
+            content = at_revision(root, asked.stash, file)
+        else:
+            place(content, keys)
+        try:
+            checked(kind, content, Path(file))
+        except ReseedError as error:
+            raise ReseedError(f"experiment {asked.name!r}: {error}") from error
+
+
 def accept(asked: list[Asked], known: Mapping[str, Instance], repo: Any, state: Path) -> list[Task]:
     """Check all that was asked and return its tasks, unwritten.
 
-    Raises ReseedError for a name that is taken or given twice, a stated value, a key that nothing reads, a remote that
-    is not defined.
+    Raises ReseedError for a name that is taken or given twice, a stated value, a value that is not valid, a key that
+    nothing reads, a remote that is not defined.
     """
     root, found = Path(repo.root_dir), {}
     remote, remotes = repo.config["core"].get("remote"), list(repo.config["remote"])
@@ -163,6 +189,7 @@ def accept(asked: list[Asked], known: Mapping[str, Instance], repo: Any, state: 
         if task_id in found:
             raise ReseedError(f"experiment {one.name!r}: found twice, allowed: every name once; rename one of them")
         check_stated(one, at_revision(root, one.head, "params.yaml"))
+        check_values(one, root)
         before = tasks.read(Task, task_file(state, task_id))
         if before and before.changes != one.changes:
             raise ReseedError(
@@ -233,12 +260,7 @@ def replace_source(task: Task, root: Path) -> Task:
         run("read-tree", task.head)
         for file, keys in task.changes.items():
             content = parse_yaml_for_update(git(root, "show", f"{task.head}:{file}"), file)
-            for key, value in keys.items():
-                *parents, last = key.split(".")
-                place = content
-                for part in parents:
-                    place = place[part]
-                place[last] = value
+            place(content, keys)
             blob = run("hash-object", "-w", "--stdin", given=dumps_yaml(content))
             run("update-index", "--cacheinfo", f"100644,{blob},{file}")
         commit = run("commit-tree", run("write-tree"), "-p", task.head, "-m", f"Parameters of {task.name}")

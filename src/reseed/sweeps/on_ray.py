@@ -28,7 +28,8 @@ from reseed.sweeps.tasks import Task, log_file, outcome_file, task_file
 
 BUNDLE = "origin.bundle"
 CONFIG = "config.local"
-TO_CONNECT = 20
+TO_CONNECT = 10.0
+"""Seconds until an address counts as one where nothing answers; Ray itself tries for minutes."""
 
 
 def do(content: dict[str, Any], files: Mapping[str, bytes], gpus: int) -> dict[str, Any]:
@@ -159,6 +160,8 @@ def on_ray(address: str | None, jobs: int | None, gpus: int | None, threads: int
         ray: Any = importlib.import_module("ray")
     except ImportError as error:
         raise ReseedError("--engine ray: Ray is not installed; `make ray` adds it") from error
+    if address:
+        _check_answers(address)
     settings = {"PYTHONPATH": str(Path(__file__).parents[2]) + os.pathsep + os.environ.get("PYTHONPATH", "")}
     try:
         # "local": else Ray would remember a cluster of before, which may be gone
@@ -188,6 +191,17 @@ def on_ray(address: str | None, jobs: int | None, gpus: int | None, threads: int
         ray.shutdown()
         raise
     return OnRay(ray, jobs or max(1, most), gpus, cpus, _files(root) if others else {})
+
+
+def _check_answers(address: str) -> None:
+    """Raise ReseedError if nothing listens at HOST:PORT or ray://HOST:PORT; other forms, as `auto`, are Ray's own."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), TO_CONNECT).close()
+    except (OSError, OverflowError) as error:
+        raise ReseedError(f"--address {address}: no Ray cluster answers there ({error})") from error
 
 
 def _files(root: Path) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,16 @@ def value_of(content: Any, key: str) -> Any:
             return None
         content = content[part]
     return content
+
+
+def place(content: MutableMapping[str, Any], values: Mapping[str, Any]) -> None:
+    """Set values in a parameter file by dotted key, each of which the file has."""
+    for key, value in values.items():
+        *parents, last = key.split(".")
+        inner = content
+        for part in parents:
+            inner = inner[part]
+        inner[last] = value
 
 
 def overlaps(one: str, other: str) -> bool:
