@@ -1,0 +1,110 @@
+"""A project whose seed set can be published: the committed metrics, locks and run facts, with small stand-in SAEs."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import SAE
+
+from reseed.artifacts import read_json, write_json
+from reseed.claims.registry import Registry
+from reseed.params import load, read_yaml
+from reseed.reports.card import SeedSet
+from reseed.sweeps.objects import directory_md5
+from tests.conftest import ROOT
+
+SAVED_AS = {"batchtopk": "jumprelu", "matryoshka": "jumprelu", "transcoder": "jumprelu_transcoder"}
+COMPARED = sorted(
+    path.parent.relative_to(ROOT / "metrics").as_posix() for path in ROOT.glob("metrics/*/*/stability.json")
+)
+
+
+def config(subject: str, train: dict[str, Any], seed: int) -> dict[str, Any]:
+    """cfg.json as the train stage writes it."""
+    variant, about = train["parameters"]["variant"], read_yaml(ROOT / "subjects" / f"{subject}.yaml")
+    capture = about.get("capture", {"hook_name": "synthetic"})
+    architecture = variant["architecture"]
+    return {
+        "architecture": SAVED_AS.get(architecture, architecture),
+        "d_in": about.get("model", {}).get("d_model") or about["data"].get("d_in") or 384,
+        "d_sae": variant["d_sae"],
+        **({"k": variant["k"]} if "topk" == architecture else {}),
+        "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {
+            **{key: capture[key] for key in ("hook_name", "hook_name_out") if key in capture},
+            "model_name": subject, "prepend_bos": False, "model_from_pretrained_kwargs": {}, "reseed_arm": "trained",
+            "reseed_seed": seed, "reseed_converged": 1, "reseed_steps": 1000, "reseed_model_sha256": "m" * 64,
+            "reseed_activations_sha256": "a" * 64, "sae_lens_version": "6.54.12",
+        },
+    }  # fmt: skip
+
+
+def committed(name: str, repo_id: str | None = "some-one/some-saes") -> SeedSet:
+    """What publish would read of a seed set whose results are committed, without its SAEs."""
+    subject, variant = name.split("/")
+    found = {}
+    for stage in ("train", "stability"):
+        pattern = f"python stages/{stage}.py {subject} {variant} "
+        facts = [read_json(path) for path in sorted(ROOT.glob(f"runs/{stage}@{subject}-*.json"))]
+        found[stage] = next(
+            f
+            for f in facts
+            if f["command"].startswith(pattern) and (stage == "stability" or f["command"].endswith(" trained"))
+        )
+    about = read_yaml(ROOT / "subjects" / f"{subject}.yaml")
+    evidence = f"metrics/{name}/stability.json"
+    claims = {
+        key: (claim.statement, read_json(ROOT / f"metrics/claims/{key}.json"))
+        for key, claim in load(Registry, ROOT / "claims.yaml").claims.items()
+        if evidence in claim.sources
+    }
+    return SeedSet(
+        subject, variant, {key: about[key] for key in ("data", "model", "capture") if key in about},
+        found["train"], found["stability"], f"stability@{subject}-{variant}",
+        {f"seed_{seed}": config(subject, found["train"], seed) for seed in found["train"]["parameters"]["train"]["seeds"]},
+        {path.name: read_json(path) for path in sorted((ROOT / "metrics" / name).glob("*.json"))},
+        claims, {f"models/{name}": "1" * 32 + ".dir"}, repo_id,
+    )  # fmt: skip
+
+
+def project(folder: Path, name: str = "modular/topk-k8") -> Path:
+    """A copy of the committed results in which the lock has the md5 of the stand-in SAEs of one seed set."""
+    folder.mkdir(parents=True)
+    for entry in ("params.yaml", "claims.yaml", "dvc.lock"):
+        shutil.copy(ROOT / entry, folder)
+    for entry in ("subjects", "metrics", "runs"):
+        shutil.copytree(ROOT / entry, folder / entry, ignore=shutil.ignore_patterns("saebench", "tables"))
+    saes, of = folder / "models" / name, committed(name)
+    for i, (seed, cfg) in enumerate(of.configs.items()):
+        torch.manual_seed(i)
+        sae = SAE.from_dict(dict(cfg))
+        sae.load_state_dict({key: torch.randn_like(value) for key, value in sae.state_dict().items()})
+        sae.save_model(saes / seed)
+        write_json(saes / seed / "cfg.json", cfg)
+        (saes / seed / "snapshots.safetensors").write_bytes(b"not to be published")
+    lock = folder / "dvc.lock"
+    relock(lock, f"models/{name}", md5_of(saes))
+    return folder
+
+
+def md5_of(path: Path) -> str:
+    """DVC's hash of what lies in a folder, by hashlib."""
+    import hashlib
+
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return directory_md5((f.relative_to(path).as_posix(), hashlib.md5(f.read_bytes()).hexdigest()) for f in files)
+
+
+def relock(lock: Path, path: str, md5: str) -> None:
+    """Put another md5 of one path into a lock, wherever it stands."""
+    lines, of = lock.read_text().splitlines(), None
+    for i, line in enumerate(lines):
+        if line.strip().startswith("- path: "):
+            of = line.strip().removeprefix("- path: ")
+        elif line.strip().startswith("md5: ") and of == path:
+            lines[i] = f"{line[: line.index('md5: ')]}md5: {md5}"
+    lock.write_text("\n".join(lines) + "\n")
