@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def config(subject: str, train: dict[str, Any], seed: int) -> dict[str, Any]:
         "architecture": SAVED_AS.get(architecture, architecture),
         "d_in": about.get("model", {}).get("d_model") or about["data"].get("d_in") or 384,
         "d_sae": variant["d_sae"],
-        **({"k": variant["k"]} if "topk" == architecture else {}),
+        **({"k": variant["k"]} if architecture == "topk" else {}),
         "dtype": "float32", "device": "cpu", "apply_b_dec_to_input": True, "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {
@@ -46,65 +47,59 @@ def config(subject: str, train: dict[str, Any], seed: int) -> dict[str, Any]:
 def committed(name: str, repo_id: str | None = "some-one/some-saes") -> SeedSet:
     """What publish would read of a seed set whose results are committed, without its SAEs."""
     subject, variant = name.split("/")
-    found = {}
-    for stage in ("train", "stability"):
-        pattern = f"python stages/{stage}.py {subject} {variant} "
-        facts = [read_json(path) for path in sorted(ROOT.glob(f"runs/{stage}@{subject}-*.json"))]
-        found[stage] = next(
-            f
-            for f in facts
-            if f["command"].startswith(pattern) and (stage == "stability" or f["command"].endswith(" trained"))
-        )
+    runs = {one["command"]: one for one in map(read_json, sorted(ROOT.glob(f"runs/*@{subject}-*.json")))}
+    train = runs[f"python stages/train.py {subject} {variant} trained"]
+    begin = f"python stages/stability.py {subject} {variant} "
+    stability = next(facts for command, facts in runs.items() if command.startswith(begin))
     about = read_yaml(ROOT / "subjects" / f"{subject}.yaml")
-    evidence = f"metrics/{name}/stability.json"
     claims = {
         key: (claim.statement, read_json(ROOT / f"metrics/claims/{key}.json"))
         for key, claim in load(Registry, ROOT / "claims.yaml").claims.items()
-        if evidence in claim.sources
+        if f"metrics/{name}/stability.json" in claim.sources
     }
     return SeedSet(
-        subject, variant, {key: about[key] for key in ("data", "model", "capture") if key in about},
-        found["train"], found["stability"], f"stability@{subject}-{variant}",
-        {f"seed_{seed}": config(subject, found["train"], seed) for seed in found["train"]["parameters"]["train"]["seeds"]},
+        subject, variant, {key: about[key] for key in ("data", "model", "capture") if key in about}, train, stability,
+        f"stability@{subject}-{variant}",
+        {f"seed_{seed}": config(subject, train, seed) for seed in train["parameters"]["train"]["seeds"]},
         {path.name: read_json(path) for path in sorted((ROOT / "metrics" / name).glob("*.json"))},
         claims, {f"models/{name}": "1" * 32 + ".dir"}, repo_id,
     )  # fmt: skip
 
 
 def project(folder: Path, name: str = "modular/topk-k8") -> Path:
-    """A copy of the committed results in which the lock has the md5 of the stand-in SAEs of one seed set."""
+    """A copy of what is committed about one seed set, whose lock has the md5 of stand-in SAEs of its shape."""
+    subject = name.split("/")[0]
     folder.mkdir(parents=True)
     for entry in ("params.yaml", "claims.yaml", "dvc.lock"):
         shutil.copy(ROOT / entry, folder)
-    for entry in ("subjects", "metrics", "runs"):
-        shutil.copytree(ROOT / entry, folder / entry, ignore=shutil.ignore_patterns("saebench", "tables"))
-    saes, of = folder / "models" / name, committed(name)
-    for i, (seed, cfg) in enumerate(of.configs.items()):
-        torch.manual_seed(i)
-        sae = SAE.from_dict(dict(cfg))
-        sae.load_state_dict({key: torch.randn_like(value) for key, value in sae.state_dict().items()})
+    without = shutil.ignore_patterns("saebench", "tables", "*.csv")
+    for entry in ("subjects", "runs", "metrics/claims", f"metrics/{subject}"):
+        shutil.copytree(ROOT / entry, folder / entry, ignore=without)
+    saes = folder / "models" / name
+    for i, (seed, cfg) in enumerate(committed(name).configs.items()):
+        sae, random = SAE.from_dict(dict(cfg)), torch.Generator().manual_seed(i)
+        sae.load_state_dict({k: torch.randn(v.shape, generator=random) for k, v in sae.state_dict().items()})
         sae.save_model(saes / seed)
         write_json(saes / seed / "cfg.json", cfg)
         (saes / seed / "snapshots.safetensors").write_bytes(b"not to be published")
-    lock = folder / "dvc.lock"
-    relock(lock, f"models/{name}", md5_of(saes))
+    relock(folder, f"models/{name}")
     return folder
 
 
-def md5_of(path: Path) -> str:
-    """DVC's hash of what lies in a folder, by hashlib."""
-    import hashlib
-
-    files = [file for file in path.rglob("*") if file.is_file()]
-    return directory_md5((f.relative_to(path).as_posix(), hashlib.md5(f.read_bytes()).hexdigest()) for f in files)
-
-
-def relock(lock: Path, path: str, md5: str) -> None:
-    """Put another md5 of one path into a lock, wherever it stands."""
-    lines, of = lock.read_text().splitlines(), None
+def relock(folder: Path, path: str) -> None:
+    """Make the lock speak of what a path now holds, wherever the path stands in it."""
+    md5, lines, of = md5_of(folder / path), (folder / "dvc.lock").read_text().splitlines(), None
     for i, line in enumerate(lines):
         if line.strip().startswith("- path: "):
             of = line.strip().removeprefix("- path: ")
         elif line.strip().startswith("md5: ") and of == path:
             lines[i] = f"{line[: line.index('md5: ')]}md5: {md5}"
-    lock.write_text("\n".join(lines) + "\n")
+    (folder / "dvc.lock").write_text("\n".join(lines) + "\n")
+
+
+def md5_of(path: Path) -> str:
+    """DVC's hash of a file or folder."""
+    if path.is_file():
+        return hashlib.md5(path.read_bytes()).hexdigest()
+    files = [file for file in path.rglob("*") if file.is_file()]
+    return directory_md5((file.relative_to(path).as_posix(), md5_of(file)) for file in files)

@@ -137,8 +137,8 @@ def licence(of: SeedSet) -> str:
 def beyond(of: SeedSet, control: str) -> str:
     """Whether kappa of pw_mcc is above, below or not apart from that of a control arm.
 
-    `unsettled` where that must not be asked: an arm that is not converged, a kappa that does not exist, or an answer
-    that dead latents change.
+    `unsettled` where that must not be asked: an arm is not converged, or has no kappa. `depends` where it is above over
+    alive latents or over all of them, and not over both: then it is not testable.
     """
     found = of.found
     if not (found[TRAINED]["pw_mcc"]["converged"] and found[control]["pw_mcc"]["converged"]):
@@ -151,7 +151,9 @@ def beyond(of: SeedSet, control: str) -> str:
         ours, theirs = (Estimate(record["kappa"], tuple(record["kappa_deleted"])) for record in records)
         low, high = (ours - theirs).interval(of.stability["parameters"]["stability"]["confidence"])
         answers.add("above" if low > 0 else "below" if high < 0 else "not apart")
-    return answers.pop() if len(answers) == 1 else "unsettled"
+    if len(answers) > 1:
+        return "depends" if "above" in answers else "not apart"
+    return answers.pop()
 
 
 def agreement(of: SeedSet) -> list[str]:
@@ -183,6 +185,7 @@ def agreement(of: SeedSet) -> list[str]:
             "below": f"Agreement is below that of SAEs of {what}",
             "not apart": f"Agreement does not exceed that of SAEs of {what}",
             "unsettled": f"Agreement is not shown to exceed that of SAEs of {what}",
+            "depends": f"Agreement exceeds that of SAEs of {what} or not, as dead latents count or not",
         }[answer]
         so = ""
         if control == RANDOM_MODEL:

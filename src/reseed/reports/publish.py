@@ -15,7 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
@@ -75,7 +75,7 @@ def seed_set(name: str, repo_id: str | None = None) -> SeedSet:
     rows = next(path for path in train.locked("deps") if path.startswith("data/"))
     shown = (rows, str(saes), str(folder / "stability.json"))
     return SeedSet(
-        subject, variant, _about(train, maker), facts[0], facts[1], _address(stability), configs, metrics,
+        subject, variant, _about(f"subjects/{subject}.yaml", train, maker), facts[0], facts[1], _address(stability), configs, metrics,
         _claims(folder / "stability.json", maker),
         {path: (train.locked("deps") | stability.locked("outs") | train.locked("outs"))[path] for path in shown},
         repo_id,
@@ -139,7 +139,7 @@ def hub(repo_id: str | None) -> HfApi:
         there = set(api.list_repo_files(repo_id))
     except RepositoryNotFoundError:
         there = set()
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise ReseedError(
             f"{repo_id}: the hub did not answer as it should ({_said(error)}); nothing was sent"
         ) from error
@@ -161,7 +161,7 @@ def upload(api: HfApi, folder: Path, of: SeedSet) -> str:
     try:
         api.create_repo(of.repo_id, private=True, exist_ok=True)
         done = api.upload_folder(repo_id=of.repo_id, folder_path=folder, commit_message=message, delete_patterns="*")
-    except (HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except (HfHubHTTPError, httpx2.HTTPError, OSError) as error:
         raise ReseedError(
             f"{of.repo_id}: the upload broke off before its commit ({_said(error)}); run it again"
         ) from error
@@ -265,14 +265,14 @@ def _facts(stage: Stage) -> dict[str, Any]:
     return facts
 
 
-def _about(train: Stage, maker: Mapping[str, Stage]) -> dict[str, Any]:
-    """`data`, `model` and `capture` of the subject, from the locks of the stages whose results were trained on."""
+def _about(file: str, train: Stage, maker: Mapping[str, Stage]) -> dict[str, Any]:
+    """`data`, `model` and `capture` of a subject file, from the locks of the stages whose results were trained on."""
     about: dict[str, Any] = {}
     left = [train]
     while left:
         stage = left.pop()
         _check_read_what_was_made(stage, maker, "")
-        about |= {key: value for (file, key), value in stage.locked_params().items() if file.startswith("subjects/")}
+        about |= {key: value for (where, key), value in stage.locked_params().items() if where == file}
         left += [maker[path] for path in stage.locked("deps") if path in maker]
     return about
 
