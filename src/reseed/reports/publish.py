@@ -60,26 +60,31 @@ def seed_set(name: str, repo_id: str | None = None) -> SeedSet:
             f"{name}: no {LOCK} records both its train and its stability stage; compared variants of {subject}: "
             f"{', '.join(compared) or 'none'}; list it in a study.yaml and run `dvc repro`"
         )
-    metrics = {path.name: _metric(path, maker) for path in sorted({folder / "stability.json", *folder.glob("*.json")})}
-    if reason := metrics["stability.json"].get("quarantined"):
-        raise ReseedError(f"{folder}/stability.json: the subject is quarantined ({reason}), and is never published")
-    _check_read_what_was_made(stability, maker, f"models/{subject}/")
-    _check_saes(saes, stability, train)
-    for path in folder.glob("*.json"):
-        _check_read_what_was_made(maker[str(path)], maker, f"models/{subject}/{variant}")
-    facts = [_facts(stage) for stage in (train, stability)]
-    configs = {
-        f"seed_{seed}": read_json(saes / f"seed_{seed}" / SAE_FILES[0])
-        for seed in sorted(facts[0]["parameters"]["train"]["seeds"])
-    }
+    evidence = folder / "stability.json"
+    metrics = {path.name: _metric(path, maker) for path in sorted({evidence, *folder.glob("*.json")})}
+    if reason := metrics[evidence.name].get("quarantined"):
+        raise ReseedError(f"{evidence}: the subject is quarantined ({reason}), and is never published")
     rows = next(path for path in train.locked("deps") if path.startswith("data/"))
-    shown = (rows, str(saes), str(folder / "stability.json"))
+    _check_read_what_was_made(stability, maker, f"models/{subject}/", rows)
+    _check_saes(saes, stability, train)
+    for file in metrics:
+        _check_read_what_was_made(maker[str(folder / file)], maker, f"models/{subject}/{variant}")
+    trained, measured = _facts(train), _facts(stability)
+    seeds = sorted(trained["parameters"]["train"]["seeds"])
+    recorded = train.locked("deps") | train.locked("outs") | stability.locked("outs")
     return SeedSet(
-        subject, variant, _about(f"subjects/{subject}.yaml", train, maker), facts[0], facts[1], _address(stability), configs, metrics,
-        _claims(folder / "stability.json", maker),
-        {path: (train.locked("deps") | stability.locked("outs") | train.locked("outs"))[path] for path in shown},
-        repo_id,
-    )  # fmt: skip
+        subject=subject,
+        variant=variant,
+        about=_about(f"subjects/{subject}.yaml", train, maker),
+        train=trained,
+        stability=measured,
+        target=_address(stability),
+        configs={f"seed_{seed}": read_json(saes / f"seed_{seed}" / SAE_FILES[0]) for seed in seeds},
+        metrics=metrics,
+        claims=_claims(evidence, maker),
+        hashes={path: recorded[path] for path in (rows, str(saes), str(evidence))},
+        repo_id=repo_id,
+    )
 
 
 def contents(of: SeedSet) -> dict[str, Content]:
@@ -214,10 +219,10 @@ def _metric(path: Path, maker: Mapping[str, Stage]) -> dict[str, Any]:
     return read_json(path)
 
 
-def _check_read_what_was_made(stage: Stage, maker: Mapping[str, Stage], below: str) -> None:
-    """Raise ReseedError if what a stage read of the paths that start so has been made anew since."""
+def _check_read_what_was_made(stage: Stage, maker: Mapping[str, Stage], *begin: str) -> None:
+    """Raise ReseedError if what a stage read of the paths that begin so has been made anew since."""
     for path, md5 in stage.locked("deps").items():
-        if path.startswith(below) and path in maker and maker[path].locked("outs")[path] != md5:
+        if path.startswith(begin) and path in maker and maker[path].locked("outs")[path] != md5:
             raise ReseedError(
                 f"{path}: {_address(maker[path])} has made it anew since {_address(stage)} read it, so the metrics are "
                 f"stale; run `dvc repro {_address(stage)}`"
