@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from sae_lens import SAE
 
 from reseed.artifacts import read_json, write_json
@@ -18,6 +19,8 @@ from reseed.sweeps.objects import directory_md5
 from tests.conftest import ROOT
 
 SAVED_AS = {"batchtopk": "jumprelu", "matryoshka": "jumprelu", "transcoder": "jumprelu_transcoder"}
+KEPT = ("download@", "tokenize@", "model@", "capture@", "stability@", "claims@")
+"""Stages of the lock that the card of one seed set needs, beside those of the seed set itself."""
 COMPARED = sorted(
     path.parent.relative_to(ROOT / "metrics").as_posix() for path in ROOT.glob("metrics/*/*/stability.json")
 )
@@ -68,13 +71,18 @@ def committed(name: str, repo_id: str | None = "some-one/some-saes") -> SeedSet:
 
 def project(folder: Path, name: str = "modular/topk-k8") -> Path:
     """A copy of what is committed about one seed set, whose lock has the md5 of stand-in SAEs of its shape."""
-    subject = name.split("/")[0]
+    stages = {
+        stage: entry | {"deps": [dep for dep in entry["deps"] if not dep["path"].startswith(("src/", "stages/"))]}
+        for stage, entry in read_yaml(ROOT / "dvc.lock")["stages"].items()
+        if stage.startswith(KEPT) or stage.endswith(name.replace("/", "-"))
+    }
     folder.mkdir(parents=True)
-    for entry in ("params.yaml", "claims.yaml", "dvc.lock"):
-        shutil.copy(ROOT / entry, folder)
-    without = shutil.ignore_patterns("saebench", "tables", "*.csv")
-    for entry in ("subjects", "runs", "metrics/claims", f"metrics/{subject}"):
-        shutil.copytree(ROOT / entry, folder / entry, ignore=without)
+    (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))
+    shutil.copytree(ROOT / "subjects", folder / "subjects")
+    made = {out["path"] for entry in stages.values() for out in entry["outs"] if out["path"].endswith(".json")}
+    for file in ("params.yaml", "claims.yaml", *made, *(f"runs/{stage}.json" for stage in stages)):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
     saes = folder / "models" / name
     for i, (seed, cfg) in enumerate(committed(name).configs.items()):
         sae, random = SAE.from_dict(dict(cfg)), torch.Generator().manual_seed(i)
