@@ -74,7 +74,7 @@ def project(folder: Path, name: str = "modular/topk-k8") -> Path:
     stages = {
         stage: entry | {"deps": [dep for dep in entry["deps"] if not dep["path"].startswith(("src/", "stages/"))]}
         for stage, entry in read_yaml(ROOT / "dvc.lock")["stages"].items()
-        if stage.startswith(KEPT) or stage.endswith(name.replace("/", "-"))
+        if stage.startswith(KEPT) or name.replace("/", "-") in stage
     }
     folder.mkdir(parents=True)
     (folder / "dvc.lock").write_text(yaml.safe_dump({"schema": "2.0", "stages": stages}, sort_keys=False))

@@ -240,6 +240,25 @@ def test_what_they_are_and_how_to_make_them_again() -> None:
     assert "`" + "1" * 32 + ".dir`" in again
 
 
+def test_a_seed_that_did_not_settle_is_named() -> None:
+    of = committed("modular/topk-k8")
+    configs = copy.deepcopy(dict(of.configs))
+    configs["seed_3"]["metadata"] |= {"reseed_steps": 2000, "reseed_converged": 0}
+    assert "| steps | 1000 (every seed) |" in card(of)
+    assert "seed_2 1000; seed_3 2000, not converged; seed_4 1000 |" in card(replace(of, configs=configs))
+
+
+@pytest.mark.parametrize("name", COMPARED)
+def test_what_is_said_of_an_arm_is_what_the_stability_stage_found(name: str) -> None:
+    of = committed(name)
+    for arm in {"random_model", "gaussian"} & of.found.keys():
+        found = of.found[f"trained - {arm}"]["pw_mcc"]
+        alive = "above" if found["kappa_low"] > 0 else "below" if found["kappa_high"] < 0 else "not apart"
+        settled = of.found["trained"]["pw_mcc"]["converged"] and of.found[arm]["pw_mcc"]["converged"]
+        allowed = {"above": {"above", "depends"}, "below": {"below", "not apart", "depends"}}
+        assert beyond(of, arm) in (allowed.get(alive, {"not apart", "depends"}) if settled else {"unsettled"})
+
+
 def test_an_architecture_of_the_project_says_what_to_import() -> None:
     of = committed("modular/even-hierarchical-8")
     assert "```python\nimport reseed  # registers the architecture with SAELens\nfrom sae_lens import SAE\n" in card(of)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError
 from sae_lens import SAE
@@ -111,7 +112,10 @@ def test_the_card_has_the_model_and_the_hashes_of_the_lock() -> None:
     card = (published() / "README.md").read_text()
     lock = Path("dvc.lock").read_text()
     hashes = re.findall(r"\| `(\S+)` \(DVC, md5\) \| `(\S+)` \|", card)
-    assert [path for path, _ in hashes] == ["data/modular/activations/trained", str(SAES), str(STABILITY)]
+    assert [path for path, _ in hashes] == [
+        "data/modular/activations/trained", "data/modular/raw", "data/modular/tokens", str(STABILITY),
+        "models/modular/lm", str(SAES),
+    ]  # fmt: skip
     for path, md5 in hashes:
         assert re.search(rf"path: {path}\n\s+hash: md5\n\s+md5: {re.escape(md5)}\n", lock)
     assert "modular_addition, p 113" in card
@@ -174,12 +178,15 @@ def quarantine() -> None:
     relock(Path(), str(STABILITY))
 
 
-def retrained() -> None:
-    """Another model under the same name, which only the train stage of the lock knows."""
-    text = Path("dvc.lock").read_text()
-    stability = text.index("  stability@modular-topk-k8:")
-    (read,) = re.findall(rf"- path: {SAES}\n\s+hash: md5\n\s+md5: (\S+)", text[stability : stability + 3000])[:1]
-    Path("dvc.lock").write_text(text[:stability] + text[stability:].replace(read, "0" * 32 + ".dir", 1))
+def remade(path: str, maker: str, reader: str) -> str:
+    """The lock in which a stage has read another md5 of a path than the one that its maker has left there since."""
+    content = yaml.safe_load(Path("dvc.lock").read_text())
+    (made,) = [out for out in content["stages"][maker]["outs"] if out["path"] == path]
+    reads = [dep for dep in content["stages"][reader]["deps"] if dep["path"] == path]
+    assert reads
+    assert {dep["md5"] for dep in reads} == {made["md5"]}
+    made["md5"] = "0" * 32 + ".dir"
+    return yaml.safe_dump(content, sort_keys=False)
 
 
 def other_claim() -> None:
@@ -187,16 +194,13 @@ def other_claim() -> None:
     path.write_text(path.read_text().replace("is above that of the random-weights arm", "is near that of the arm"))
 
 
-def newer_evidence() -> None:
-    """The stability of another seed set of the claims was measured again."""
-    other = Path("metrics/modular/topk-k16/stability.json")
-    text = Path("dvc.lock").read_text()
-    at = text.index("  stability@modular-topk-k16:")
-    md5 = hashlib.md5(other.read_bytes()).hexdigest()
-    Path("dvc.lock").write_text(text[:at] + text[at:].replace(md5, "0" * 32, 1))
-
-
 REFUSALS: dict[str, tuple[Any, str]] = {
+    "another data set": (
+        lambda: Path("dvc.lock").write_text(
+            remade("data/modular/tokens", "tokenize@modular", "capture@modular-trained")
+        ),
+        r"data/modular/tokens: tokenize@modular has made it anew since capture@modular-trained read it",
+    ),
     "no SAEs": (
         lambda: shutil.rmtree(SAES),
         r"models/modular/topk-k8: the SAEs are not in the workspace; run `dvc pull models/modular/topk-k8` or "
@@ -210,8 +214,14 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         lambda: shutil.rmtree(SAES / "seed_4"),
         r"models/modular/topk-k8: these are not the SAEs that stability@modular-topk-k8 read",
     ),
+    "a control trained anew": (
+        lambda: Path("dvc.lock").write_text(
+            remade(f"{SAES}@random_model", "train@modular-topk-k8-random_model", "stability@modular-topk-k8")
+        ),
+        r"models/modular/topk-k8@random_model: train@modular-topk-k8-random_model has made it anew since stability@",
+    ),
     "trained anew": (
-        retrained,
+        lambda: Path("dvc.lock").write_text(remade(str(SAES), "train@modular-topk-k8", "stability@modular-topk-k8")),
         r"models/modular/topk-k8: train@modular-topk-k8 has made it anew since stability@modular-topk-k8 read it, so "
         r"the metrics are stale; run `dvc repro stability@modular-topk-k8`$",
     ),
@@ -233,7 +243,11 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         r"metrics/claims/above-random-weights.json: claims.yaml says something else now than when it was judged",
     ),
     "a verdict on older evidence": (
-        newer_evidence,
+        lambda: Path("dvc.lock").write_text(
+            remade(
+                "metrics/modular/topk-k16/stability.json", "stability@modular-topk-k16", "claims@above-random-weights"
+            )
+        ),
         r"metrics/modular/topk-k16/stability.json: stability@modular-topk-k16 has made it anew since claims@",
     ),
     "an edited verdict": (
@@ -302,13 +316,17 @@ def plant(text: str) -> None:
     [
         ("my password is opensesame1", "seed_2/cfg.json: it holds the value of SITE; nothing was written"),
         (TOKEN, "seed_2/cfg.json: it holds what looks like an access key; nothing was written"),
+        (
+            lambda: str(Path.cwd()),
+            r"seed_2/cfg.json: it names a place on this machine \(.*/project\); nothing was written",
+        ),
         ("/" + "home/me/models", r"seed_2/cfg.json: it names a place on this machine \(.home.\); nothing was written"),
     ],
 )
-def test_secrets_and_places_of_this_machine_are_not_published(text: str, sentence: str) -> None:
+def test_secrets_and_places_of_this_machine_are_not_published(text: Any, sentence: str) -> None:
     Path(".env").write_text("SITE=opensesame1\n")
     published()
-    plant(text)
+    plant(text() if callable(text) else text)
     with pytest.raises(ReseedError, match=f"^{sentence}$") as refused:
         published()
     assert "opensesame1" not in str(refused.value)

@@ -71,18 +71,24 @@ def seed_set(name: str, repo_id: str | None = None) -> SeedSet:
         _check_read_what_was_made(maker[str(folder / file)], maker, f"models/{subject}/{variant}")
     trained, measured = _facts(train), _facts(stability)
     seeds = sorted(trained["parameters"]["train"]["seeds"])
-    recorded = train.locked("deps") | train.locked("outs") | stability.locked("outs")
+    upstream = _upstream(train, maker)
+    hashes_of = {path: md5 for stage in upstream for path, md5 in stage.locked("outs").items()}
     return SeedSet(
         subject=subject,
         variant=variant,
-        about=_about(f"subjects/{subject}.yaml", train, maker),
+        about={
+            key: value
+            for stage in upstream
+            for (where, key), value in stage.locked_params().items()
+            if where == f"subjects/{subject}.yaml"
+        },
         train=trained,
         stability=measured,
         target=_address(stability),
         configs={f"seed_{seed}": read_json(saes / f"seed_{seed}" / SAE_FILES[0]) for seed in seeds},
         metrics=metrics,
         claims=_claims(evidence, maker),
-        hashes={path: recorded[path] for path in (rows, str(saes), str(evidence))},
+        hashes=dict(sorted((hashes_of | {str(evidence): stability.locked("outs")[str(evidence)]}).items())),
         repo_id=repo_id,
     )
 
@@ -270,24 +276,26 @@ def _facts(stage: Stage) -> dict[str, Any]:
     return facts
 
 
-def _about(file: str, train: Stage, maker: Mapping[str, Stage]) -> dict[str, Any]:
-    """`data`, `model` and `capture` of a subject file, from the locks of the stages whose results were trained on."""
-    about: dict[str, Any] = {}
+def _upstream(train: Stage, maker: Mapping[str, Stage]) -> list[Stage]:
+    """A train stage and those whose results it was trained on, each of which must have read what the next one made."""
+    found: dict[str, Stage] = {}
     left = [train]
     while left:
         stage = left.pop()
+        found[_address(stage)] = stage
         _check_read_what_was_made(stage, maker, "")
-        about |= {key: value for (where, key), value in stage.locked_params().items() if where == file}
         left += [maker[path] for path in stage.locked("deps") if path in maker]
-    return about
+    return list(found.values())
 
 
 def _claims(evidence: Path, maker: Mapping[str, Stage]) -> dict[str, tuple[str, dict[str, Any]]]:
     """Statement and verdict of the claims that rest on a metrics file; raises ReseedError for a stale verdict."""
     found = {}
     for path in (Path("claims.yaml"), *sorted(Path("studies").glob("*/claims.yaml"))):
-        registered = read_yaml(path)["claims"] if path.is_file() else {}
-        for name, claim in (load(Registry, path).claims if registered else {}).items():
+        if not path.is_file():
+            continue
+        registered = read_yaml(path)["claims"]
+        for name, claim in load(Registry, path).claims.items():
             if str(evidence) not in claim.sources:
                 continue
             verdict = Path("metrics/claims") / f"{name}.json"
@@ -314,9 +322,11 @@ def _check_clean(name: str, content: Content) -> None:
             raise ReseedError(f"{name}: it holds the value of {key}; nothing was written")
     if KEYS.search(text):
         raise ReseedError(f"{name}: it holds what looks like an access key; nothing was written")
-    if (found := PLACES.search(text)) or str(Path.home()).encode() in text:
-        where = found.group().decode() if found else "the home directory"
-        raise ReseedError(f"{name}: it names a place on this machine ({where}); nothing was written")
+    places = [str(place) for place in (Path.cwd(), Path.home()) if len(place.parts) > 2 and str(place).encode() in text]
+    if place := PLACES.search(text):
+        places.append(place.group().decode())
+    if places:
+        raise ReseedError(f"{name}: it names a place on this machine ({places[0]}); nothing was written")
 
 
 def _text(content: Content) -> bytes:
