@@ -230,7 +230,7 @@ REFUSALS: dict[str, tuple[Any, str]] = {
         r"metrics/modular/topk-k8/stability.json: the file does not exist; run `git checkout .*` or `dvc repro stab",
     ),
     "edited metrics": (
-        lambda: STABILITY.write_text(STABILITY.read_text().replace("0.703113", "0.903113")),
+        lambda: write_json(STABILITY, read_json(STABILITY) | {"seeds": 50}),
         r"metrics/modular/topk-k8/stability.json: it is not the file that stability@modular-topk-k8 wrote",
     ),
     "metrics of no stage": (
