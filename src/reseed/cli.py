@@ -126,6 +126,32 @@ def audit(
     raise typer.Exit(int(report.failed(allow_stale)))
 
 
+@app.command()
+def publish(
+    seed_set: Annotated[str, typer.Argument(help="SUBJECT/VARIANT whose SAEs of all seeds are published")],
+    repo_id: Annotated[str | None, typer.Option(help="USER/NAME on the Hugging Face hub")] = None,
+    out: Annotated[Path, typer.Option(help="where the folder <subject>/<variant> goes")] = Path("publish"),
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only list what the folder would hold")] = False,
+    send: Annotated[bool, typer.Option("--upload", help="send the folder to the hub (HF_TOKEN)")] = False,
+) -> None:
+    """Lay out a seed set and its model card as a Hugging Face repository; nothing is sent without --upload."""
+    from reseed.reports import publish as publishing
+
+    found = publishing.seed_set(seed_set, repo_id)
+    files, folder = publishing.contents(found), out / found.subject / found.variant
+    hub = publishing.hub(repo_id) if send and not dry_run else None
+    if not dry_run:
+        publishing.write(files, folder)
+    for name, content in files.items():
+        print(f"{publishing.size(content):>13,}  {name}")
+    total = sum(map(publishing.size, files.values()))
+    print(f"{total:>13,}  bytes in {len(files)} files, for {repo_id or 'no repository yet (--repo-id)'}")
+    if hub:
+        print(f"uploaded: {publishing.upload(hub, folder, found)}")
+    else:
+        print("dry run: nothing was written or sent" if dry_run else f"written: {folder}; nothing was sent")
+
+
 @app.command(name="plots")
 def draw(
     revisions: Annotated[list[str] | None, typer.Argument(help="git revisions to draw together")] = None,
