@@ -79,7 +79,10 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
     document["claims"][name] = content
     with writing(path) as partial:
         partial.write_text(dumps_yaml(document))
-        load(Registry, partial)
+        try:
+            load(Registry, partial)
+        except ReseedError as error:
+            raise ReseedError(str(error).replace(str(partial), file)) from error
     seeds = min(len(params.seeds(params.variant(pairs[pair]))) for pair in asked["speaks_of"])
     errors = _errors(root, [f"metrics/{pair}/stability.json" for pair in pairs], asked.get("statistic"))
     confidence = 1 - (1 - params.stability.confidence) / asked.get("tried", 1)

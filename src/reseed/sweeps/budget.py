@@ -17,7 +17,7 @@ from pydantic import ConfigDict
 from reseed import ReseedError
 from reseed.artifacts import read_json
 from reseed.params import Budget, Strict, load
-from reseed.sweeps.parameters import value_of
+from reseed.sweeps.parameters import shown, value_of
 from reseed.sweeps.tasks import Outcome, Task
 
 BUDGET = "params.yaml: budget"
@@ -115,6 +115,7 @@ class Ledger:
         entry = {
             "task": task.id,
             "status": outcome.status,
+            "changes": shown(task.changes),
             "hours": round(outcome.seconds / HOUR, 6),
             "bytes": outcome.bytes,
             "activation_bytes": outcome.activation_bytes,

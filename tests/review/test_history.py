@@ -1,0 +1,81 @@
+"""What was tried is counted from locks, experiments and the ledger, kept or not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from reseed import ReseedError
+from reseed.review.history import History
+from tests.sweeps.toy import git
+
+PAIR = "toy/topk"
+
+
+def lock(k: int, seeds: list[int]) -> str:
+    entry = {
+        "cmd": "x",
+        "params": {"params.yaml": {"variants.topk": {"k": k}, "train": {"seeds": seeds}, "compute": {"threads": k}}},
+        "outs": [{"path": f"metrics/{PAIR}/stability.json", "md5": "0"}],
+    }
+    return yaml.safe_dump({"stages": {"stability@toy": entry, "other": {"cmd": "y"}}})
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    git(tmp_path, "init", "-q", "-b", "main")
+    for k in (2, 4, 4):
+        commit(tmp_path, {"dvc.lock": lock(k, [0, 1, 2])})
+    return tmp_path
+
+
+def commit(folder: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    git(folder, "add", "-A")
+    git(folder, "commit", "-q", "--allow-empty", "-m", "files")
+    return git(folder, "rev-parse", "HEAD").strip()
+
+
+def entry(task: str, changes: str, **change: Any) -> str:
+    return json.dumps({"task": task, "status": "done", "changes": changes} | change) + "\n"
+
+
+def test_settings_of_a_seed_set_are_counted_once_each(repository: Path) -> None:
+    assert len(History(repository).tried(PAIR)) == 2  # k 2 and k 4; threads are no choice that changes a result
+    assert History(repository).tried("toy/other") == {}
+    commit(repository, {"studies/more/dvc.lock": lock(8, [0, 1, 2])})
+    assert len(History(repository).tried(PAIR)) == 3
+
+
+def test_an_experiment_that_was_run_counts(repository: Path) -> None:
+    head = git(repository, "rev-parse", "HEAD").strip()
+    git(repository, "switch", "-q", "--detach")
+    experiment = commit(repository, {"dvc.lock": lock(16, [0, 1, 2])})
+    git(repository, "update-ref", f"refs/exps/{head[:2]}/{head[2:]}/sixteen", experiment)
+    git(repository, "switch", "-q", "main")
+    assert len(History(repository).tried(PAIR)) == 3
+
+
+def test_an_experiment_that_was_run_and_not_kept_counts_by_the_ledger(repository: Path) -> None:
+    lines = [
+        entry("a@1234567", "variants.topk.k=32"),
+        entry("b@1234567", "variants.topk.k=64"),
+        entry("c@1234567", "variants.topk.k=64"),  # the same again
+        entry("d@1234567", "variants.topk-wide.k=64"),  # of another variant
+        entry("e@1234567", "subjects/toy.yaml:sae.lr=0.1"),
+        entry("f@1234567", "variants.topk.k=128", status="failed"),
+    ]
+    commit(repository, {"runs/ledger.jsonl": "".join(lines)})
+    assert len(History(repository).tried(PAIR)) == 5
+
+
+def test_a_shallow_clone_is_refused(repository: Path) -> None:
+    git(repository.parent, "clone", "-q", "--depth", "1", f"file://{repository}", "shallow")
+    with pytest.raises(ReseedError, match=r"found a shallow clone, allowed: one with its whole history"):
+        History(repository.parent / "shallow")

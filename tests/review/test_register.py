@@ -1,0 +1,75 @@
+"""A claim is written down with its power, its comments kept; what may not be claimed is refused and nothing written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from reseed import ReseedError
+from reseed.claims.registry import load_claim
+from reseed.review.register import power, register
+from tests.conftest import ROOT
+from tests.sweeps.toy import git
+
+ASKED: dict[str, Any] = {
+    "statement": "TopK SAEs at k = 8 agree.", "statistic": "pw_mcc",
+    "tests": [{"figure": "trained", "over": "each", "above": 0.2}], "speaks_of": {"modular/topk-k8": {"k": 8}},
+    "minimum_seeds": 5, "gates": ["converged", "alive", "random_model"], "tried": 1,
+}  # fmt: skip
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    for name in ("params.yaml", "study.yaml", "claims.yaml"):
+        shutil.copy(ROOT / name, tmp_path / name)
+    git(tmp_path, "init", "-q", "-b", "main")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-qm", "files")
+    return tmp_path
+
+
+def test_a_claim_is_written_down_as_it_would_be_by_hand(checkout: Path) -> None:
+    before = (checkout / "claims.yaml").read_text()
+    found = register(checkout, "claims.yaml", "k8-agrees", ASKED)
+    claim = load_claim(checkout / "claims.yaml", "k8-agrees")
+    assert claim.evidence == ("metrics/modular/topk-k8/stability.json",) * 8
+    assert (claim.unit, claim.registered) == ("kappa", git(checkout, "rev-parse", "HEAD").strip())
+    assert before.splitlines()[:4] == (checkout / "claims.yaml").read_text().splitlines()[:4]  # comments are kept
+    assert (found.seeds, found.detectable) == (5, None)  # no seed set has run here
+
+
+def test_power_is_that_of_the_t_interval_and_of_all_relabellings() -> None:
+    found = power(5, 0.95, [0.01, 0.02, 0.03])
+    assert found.in_errors == pytest.approx(stats.t.ppf(0.975, 4) + stats.t.ppf(0.8, 4))
+    assert found.detectable == pytest.approx(0.02 * found.in_errors)
+    assert found.attainable_p == pytest.approx(0.008, abs=1e-4)
+    assert power(3, 0.95).attainable_p == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("low-l0-agreement", {}, "claims: found 'low-l0-agreement' already, allowed: an id that is not taken"),
+        ("K8", {}, "String should match pattern"),
+        ("x", {"speaks_of": {"modular/none": {}}}, "speaks_of: found 'modular/none', allowed: modular/topk-k4, "),
+        ("x", {"speaks_of": {"modular/topk-k8": {"k": 9}}}, "speaks_of.modular/topk-k8.k: found 9, allowed: 8, which"),
+        ("x", {"gates": ["converged", "alive", "vibes"]}, "gates.2: found 'vibes', allowed: 'converged'"),
+        ("x", {"tests": [{"figure": "trained", "over": "each"}]}, "exactly one of above and below"),
+        ("x", {"statistic": None, "metric": "stability:trained/vibes"}, "a metric whose unit is known"),
+    ],
+)
+def test_what_may_not_be_claimed_is_refused_and_nothing_is_written(
+    checkout: Path, name: str, change: dict[str, Any], sentence: str
+) -> None:
+    before = (checkout / "claims.yaml").read_text()
+    asked = {key: value for key, value in (ASKED | change).items() if value is not None}
+    with pytest.raises((ReseedError, ValueError)) as caught:
+        register(checkout, "claims.yaml", name, asked)
+    assert sentence in str(caught.value)
+    assert ".partial" not in str(caught.value)
+    assert (checkout / "claims.yaml").read_text() == before
+    assert sorted(path.name for path in checkout.iterdir()) == [".git", "claims.yaml", "params.yaml", "study.yaml"]
