@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ from tests.sweeps import toy
 SUBJECT = "modular"
 
 
+@cache
 def run(name: str, *arguments: str) -> Callable[[], object]:
     """The stage with these arguments."""
     return lambda: stage(name)(*arguments)
@@ -51,11 +53,13 @@ def several(*attempts: Callable[[], object]) -> Callable[[], object]:
     return lambda: [attempt() for attempt in attempts]
 
 
+@cache
 def read_seeds(variant: str, arm: str = TRAINED) -> Callable[[], object]:
     """Read the dictionaries of a variant, as the stages stability, certify and factorial do."""
     return lambda: read_seed_set(sae_dir(SUBJECT, variant, arm), load_params().variant(variant), arm, SEEDS)
 
 
+@cache
 def check_seeds(variant: str) -> Callable[[], object]:
     """What the stage stability checks before it makes a figure."""
 
@@ -69,6 +73,7 @@ def check_seeds(variant: str) -> Callable[[], object]:
     return attempt
 
 
+@cache
 def core(variant: str) -> Callable[[], object]:
     """SAEBench's core of the first seed, as the stage saebench runs it."""
 
@@ -87,7 +92,8 @@ def audit() -> None:
     """`reseed audit`; where it exits with 1 its findings are the message."""
     done = CliRunner(env={"COLUMNS": "400"}).invoke(app, ["audit"])
     if done.exit_code:
-        raise ReseedError(" ".join(done.output.splitlines()[1:]))
+        found = (line.partition("→")[0].strip() for line in done.output.splitlines()[1:])
+        raise ReseedError("; ".join(filter(None, found)))
 
 
 def change_params(change: Callable[[dict[str, Any]], object]) -> None:

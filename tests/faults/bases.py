@@ -14,12 +14,13 @@ from typing import Any
 import pandas as pd
 import torch
 
-from reseed.artifacts import lm_dir, raw_dir, tokens_dir, write_json
+from reseed.artifacts import lm_dir, metrics_dir, raw_dir, tokens_dir, write_json
 from reseed.models.transformer import save_transformer
 from reseed.params import load_language
 from tests import scratch
 from tests.activations.builders import GPT, N_CTX, gpt, write_padded
 from tests.conftest import ROOT, stage
+from tests.stability.test_variants import HIGH, LOW, evidence
 from tests.subjects import looks
 from tests.sweeps import toy
 from tests.text.builders import look_alikes, write_rows
@@ -161,3 +162,13 @@ def corpora(folder: Path) -> None:
     prompts = folder / "prompts" / "sets" / "one.csv"
     prompts.parent.mkdir(parents=True)
     pd.DataFrame({"prompt": ["The museum opens at nine and closes at five on every day but Monday."]}).to_csv(prompts)
+
+
+def compared(folder: Path) -> None:
+    """The evidence of two variants, of five seeds each, and the study that compares them."""
+    parameters(folder)
+    shutil.copy(ROOT / "study.yaml", folder)
+    asked = {"subject": "modular", "variants": ["a", *7 * ["b"]], "baseline": "a"}
+    scratch.edit(folder / "study.yaml", lambda study: study["comparisons"]["modular-k"].update(asked))
+    for name, kappas in (("a", LOW), ("b", HIGH)):
+        write_json(folder / metrics_dir("modular", name) / "stability.json", evidence(kappas))

@@ -122,8 +122,9 @@ def _rot(_: Exhibit) -> None:
 
 FAULTS = (
     Fault(
-        "nan_in_json", "HUSAI 1.5.16", "NaN in a metric",
-        "JSON files held NaN and null for what could not be computed, and later steps read them as numbers.",
+        "nan_in_json", "HUSAI 1.4", "NaN in a metric",
+        "Nothing kept NaN out of the figures. It is no JSON, and every comparison with it is false, so that a gate "
+        "says whatever its code happens to say.",
         "a stage computes NaN.",
         bases.nothing, _computes(float("nan")), _write_figure,
         r"metric\.json: kappa: found #, allowed: finite numbers \(a missing value is left out\)",
@@ -137,7 +138,7 @@ FAULTS = (
         r"metric\.json: kappa: found null, allowed: numbers and strings \(a missing value is left out\)",
     ),
     Fault(
-        "infinity_read", "HUSAI 1.5.16", "Infinity in a file of somebody else",
+        "infinity_read", "HUSAI 1.4", "Infinity in a file of somebody else",
         "The same, in a file that another tool wrote.",
         "the file holds Infinity.",
         bases.nothing, lambda _: Path("metric.json").write_text('{"kappa": Infinity}'), _read_metric,
@@ -145,14 +146,14 @@ FAULTS = (
     ),
     Fault(
         "corrupted_shard", "RL-Decoder 2.4.10", "A shard with other bytes",
-        "Activations lay in temporary folders without a hash; nobody could have noticed another content.",
+        "Activations lay in a temporary folder, where nothing tied the files to what had been captured.",
         "the last number of a shard is another.",
         bases.modular, _flip_bits, TRAIN,
         r"train-00000\.safetensors: its sha256 is …, its index says …: the file was truncated or edited",
     ),
     Fault(
         "truncated_shard", "RL-Decoder 2.4.10", "A shard cut short",
-        "The same, after a full disk.",
+        "The same, with a file cut short.",
         "a shard lacks its last thousand bytes.",
         bases.modular, _cut, TRAIN,
         r"train-00000\.safetensors: its sha256 is …, its index says …: the file was truncated or edited",
@@ -166,7 +167,7 @@ FAULTS = (
     ),
     Fault(
         "edited_metric", "HUSAI 1.4", "A figure edited by hand",
-        "26 documents held 223 claims that their files did not; some figures existed only in text.",
+        "A scan of the documents found 223 hits of false claims in 26 files: text and figures had drifted apart.",
         "a metric file is given another number.",
         bases.project, _edit_metric, audit,
         r"output dvc\.lock: the workspace has another: score \(metrics/toy\.json\)",
@@ -202,7 +203,7 @@ FAULTS = (
     ),
     Fault(
         "rotten_cache", "RL-Decoder 2.3", "A cache that is no longer what was put there",
-        "An alignment cache was broken and read for months.",
+        "An alignment cache was broken, and was read.",
         "seven bytes of an object in DVC's cache are others, which `dvc status` calls up to date.",
         bases.project, _rot, audit, r"corrupt cache files/md5/\S+: its 1024 bytes hash to …",
     ),

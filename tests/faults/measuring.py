@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from reseed.activations.store import read_activations
-from reseed.artifacts import activations_dir, lm_dir, sae_dir
+from reseed.artifacts import activations_dir, lm_dir, metrics_dir, sae_dir
 from reseed.benchmarks.arms import with_controls
 from reseed.benchmarks.controls import load_sae
 from reseed.benchmarks.probing import run_sparse_probing, write_task_activations
@@ -20,8 +21,9 @@ from reseed.benchmarks.tasks import balanced_classes
 from reseed.models.transformer import load_transformer, weights_sha256
 from reseed.params import RANDOM_MODEL, TRAINED, SaeBench, load_params, load_subject
 from tests.faults import bases
-from tests.faults.attempts import SUBJECT, change_params, change_subject, core, run
+from tests.faults.attempts import SUBJECT, change_json, change_params, change_subject, core, run
 from tests.faults.museum import Exhibit, Fault
+from tests.stability.test_variants import HIGH
 
 ROWS, D_IN, TASK = 40, 32, "sign"
 ACTIVATIONS = {
@@ -91,6 +93,14 @@ def _other_hook(_: Exhibit) -> None:
     change_subject(lambda subject: subject["capture"].update(hook_name="blocks.0.hook_mlp_out"))
 
 
+def _pairs_as_units(_: Exhibit) -> None:
+    pairs = [(a + b) / 2 for a, b in combinations(HIGH, 2)]
+    left_out = [(sum(pairs) - pair) / (len(pairs) - 1) for pair in pairs]
+    change_json(
+        metrics_dir(SUBJECT, "b") / "stability.json", lambda found: found["records"][0].update(kappa_deleted=left_out)
+    )
+
+
 def _without_control(_: Exhibit) -> None:
     shutil.rmtree(sae_dir(SUBJECT, "wide", "random_model"))
 
@@ -113,7 +123,8 @@ FAULTS = (
     ),
     Fault(
         "minus_one_for_missing", "HUSAI 1.5.16", "A missing score written as -1",
-        "Missing and zero were one value, and a mark for 'left out' entered means.",
+        "`a or b` took 0.0 for missing. SAEBench has a mark of its own: it writes -1 for a probe that it left out, "
+        "which a mean takes for a score.",
         "SAEBench gives its mark of a probe that was left out.",
         bases.modular, _left_out, _probe,
         r"found an accuracy of -1 for the task 'sign' at k = 1, allowed: 0 to 1",
@@ -131,6 +142,14 @@ FAULTS = (
         "capture.hook_name is another hook point than the one that the SAEs read.",
         bases.modular, _other_hook, core("wide"),
         r"the SAE reads blocks\.0\.hook_resid_post .* the benchmark asks for blocks\.0\.hook_mlp_out",
+    ),
+    Fault(
+        "pairs_as_units", "HUSAI 1.5.13", "Pairs of seeds as observations",
+        "Intervals and tests were over 10 pairs of 5 seeds, or 28 of 8, as if each pair were a run of its own: p "
+        "was .009 for a difference of 0.0012.",
+        "the evidence has a value for each of the ten pairs of five seeds.",
+        bases.compared, _pairs_as_units, run("compare", "study.yaml", "modular-k"),
+        r"b/stability\.json: pw_mcc: found 10 left-out values for 5 independent seeds, allowed: one for each",
     ),
     Fault(
         "missing_control", "HUSAI 1.5.16", "A control that is not there",

@@ -65,12 +65,16 @@ class Museum:
 
     folder: Path
     made: dict[str, Path] = field(default_factory=dict)
+    twins: dict[tuple[bases.Base, Callable[[], object]], str | None] = field(default_factory=dict)
+    """What refused the clean twin, which faults of one base and one attempt share."""
     shown: int = 0
 
     def show(self, fault: Fault) -> Outcome:
         """Attempt the fault's twin and the fault, each in a copy of its own."""
-        twin = self._attempt(fault, planted=False)
-        return Outcome(self._attempt(fault, planted=True), twin)
+        twin = (fault.base, fault.attempt)
+        if twin not in self.twins:
+            self.twins[twin] = self._attempt(fault, planted=False)
+        return Outcome(self._attempt(fault, planted=True), self.twins[twin])
 
     def _attempt(self, fault: Fault, planted: bool) -> str | None:
         self.shown += 1

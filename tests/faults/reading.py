@@ -317,8 +317,8 @@ FAULTS = (
     ),
     Fault(
         "half_precision_overflow", "RL-Decoder 2.4.10", "Outlier dimensions in float16",
-        "Activations were stored in float16, which has no number above 65,504: outlier dimensions became infinite "
-        "or were cut.",
+        "Activations were stored in float16, which has no number above 65,504: outlier dimensions become infinite "
+        "there.",
         "a bias of the model is 1e5, as some models have it in a few dimensions.",
         bases.modular, _outlier_dimension, _captured_in_half,
         r"an activation of \S+ overflows float16; set capture\.dtype to bfloat16",

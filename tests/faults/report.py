@@ -15,7 +15,8 @@ Two earlier systems published headline figures that were artefacts: HUSAI asked 
 RL-Decoder-using-SAE-Features looked for reasoning in the latents of language models. Nobody lied, and nothing in their
 tooling could notice. Each of their documented faults is planted here in a small clean run, in its artefacts, parameters
 or code; the same attempt without the planted edit must succeed. `make faults` plants all of them and writes this page.
-In messages, \u2026 stands for a hash and # for a fraction, which differ from machine to machine."""
+The numbers are those of a review of the two systems. In messages, \u2026 stands for a hash and # for a fraction, which
+differ from machine to machine."""
 
 
 def metrics(faults: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:

@@ -121,8 +121,7 @@ def _trained_from_nothing() -> None:
     try:
         run("train", SUBJECT, "wide", TRAINED)()
     except KeyboardInterrupt:
-        left = [path.name for path in folder.parent.glob("wide*") if "@" not in path.name]
-        assert left == [], left
+        assert not [*folder.parent.glob("*.partial"), *folder.parent.glob("wide")]
     read_seed_set(folder, load_params().variant("wide"), TRAINED, SEEDS)
 
 
@@ -134,6 +133,7 @@ def _calibration() -> None:
 
 
 TRAIN = run("train", SUBJECT, "wide", TRAINED)
+CHECKED = check_seeds("wide")
 
 FAULTS = (
     Fault(
@@ -183,14 +183,14 @@ FAULTS = (
         "A loader passed on one option of the checkpoint and dropped `use_topk` and `topk_k`: the 'TopK features' "
         "were dense linear maps of the residual. Routers and Matryoshka prefixes were lost the same way.",
         "cfg.json calls the SAE `standard` and has no k.",
-        bases.modular, _load_as_relu, check_seeds("wide"),
+        bases.modular, _load_as_relu, CHECKED,
         r"the SAE as loaded has explained_variance # on the test rows, its metrics\.json says #",
     ),
     Fault(
         "explained_variance_scale", "HUSAI 1.5.7", "Explained variance off by a factor of d_in",
         "1 - (mean over elements) / (sum over dimensions) is too good by d_in: 0.9973 was -0.36, worse than the mean.",
         "metrics.json has 1 - (1 - explained variance) / d_in.",
-        bases.modular, _scale_error, check_seeds("wide"),
+        bases.modular, _scale_error, CHECKED,
         r"has explained_variance # on the test rows, its metrics\.json says #",
     ),
     Fault(
@@ -198,14 +198,14 @@ FAULTS = (
         "An auxiliary loss of the wrong sign, fifteen times the squared error, was part of what was reported as "
         "reconstruction.",
         "metrics.json has the squared error and fifteen times as much beside as its mse.",
-        bases.modular, _total_loss_as_reconstruction, check_seeds("wide"),
+        bases.modular, _total_loss_as_reconstruction, CHECKED,
         r"has mse # on the test rows, its metrics\.json says #",
     ),
     Fault(
         "one_init", "HUSAI 1.4", "Seeds set after the model was made",
         "The seed was set when the model already stood, so that it did not decide the initialisation.",
         "every seed's initialisation is drawn from one key.",
-        bases.modular, _one_init, several(TRAIN, check_seeds("wide")),
+        bases.modular, _one_init, several(TRAIN, CHECKED),
         r"the seeds 0 and 1 began from the same decoder, allowed: each from its own",
     ),
     Fault(
@@ -231,8 +231,8 @@ FAULTS = (
         r"group_size: found 3 for 3 seeds, allowed: a size that divides them into 3 groups or more",
     ),
     Fault(
-        "seeds_of_the_search", "HUSAI 1.5.14", "Searched and reported on the same seeds",
-        "The k of an SAE was searched and reported by the same runs.",
+        "seeds_of_the_search", "HUSAI 1.2, 1.5.14", "Searched and reported on the same seeds",
+        "The seeds that chose k = 4 were among those whose agreement at k = 4 was then reported.",
         "the seeds of the search are those of the variant.",
         bases.modular,
         lambda _: change_params(lambda params: params["calibration"].update(search_seeds=list(SEEDS))), _calibration,
@@ -245,22 +245,23 @@ FAULTS = (
         bases.modular, _other_arm, read_seeds("wide"), r"arm: found 'random_model', asked: 'trained'",
     ),
     Fault(
-        "stale_activations", "RL-Decoder 2.3", "A cache of another model",
-        "Alignments and activations were read from caches that belonged to another state of the model.",
+        "stale_activations", "RL-Decoder 2.3, 2.4.10", "A cache of another model",
+        "An alignment cache was broken, and activations lay in a temporary folder: nothing tied either to the model"
+        " that it was of.",
         "the model's weights are of another training, and the SAEs still of the first.",
         bases.modular, _retrained_model, core("wide"),
         r"the SAE reads .* of the trained model …, the benchmark asks for .* of the trained model …; run `dvc repro`",
     ),
     Fault(
         "stale_checkpoint", "HUSAI 1.5.15", "A run continued from another's checkpoint",
-        "Checkpoints of one setting were read under the name of another.",
+        "The agreement of one run stood beside figures of other checkpoints: nothing tied a checkpoint to its "
+        "setting.",
         "a run of another learning rate was killed and left its checkpoint.",
         bases.modular, _other_run, TRAIN, r"a checkpoint of another run: its sae was .*, now ",
     ),
     Fault(
-        "killed_while_writing", "HUSAI 1.4", "Half an output",
-        "Stalled and killed queues left folders that the next step took for whole: the smoke test asked only "
-        "whether a file exists.",
+        "killed_while_writing", "HUSAI 1.1, 1.4", "Half an output",
+        "Queues stalled half-way, and the smoke test asked only whether a file exists: half an output passes that.",
         "the stage is interrupted after it has written its SAEs and before its curves.",
         bases.modular, _killed_while_writing, _trained_from_nothing,
         r"models/modular/wide: found the seeds \[\], params\.yaml: train\.seeds asks for \[0, 1, 2\]",
