@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup remotes minilm ray repro sweep test test-all smoke lint log table plots bench ravel lock
+.PHONY: help setup remotes minilm ray repro sweep test test-all smoke faults lint log table plots bench ravel lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -55,6 +55,9 @@ test-all: setup  ## the test suite with the slow set
 
 smoke: setup  ## the pipeline end to end on tiny parameters, in a scratch copy
 	python -m tests.scratch
+
+faults: setup  ## plant every fault of docs/faults.md in a small run and write what refuses it (about a minute)
+	python -m tests.faults
 
 lint: setup  ## ruff and mypy
 	ruff check . && ruff format --check . && mypy

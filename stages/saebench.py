@@ -19,7 +19,7 @@ from reseed.artifacts import (
     writing,
 )
 from reseed.benchmarks.controls import load_sae, random_sae, scaled
-from reseed.benchmarks.core import run_core
+from reseed.benchmarks.core import check_as_recorded, run_core
 from reseed.benchmarks.probing import run_sparse_probing, write_task_activations
 from reseed.benchmarks.summary import core_summary, probing_summary
 from reseed.benchmarks.tasks import probe_scale
@@ -57,9 +57,11 @@ def saebench(subject: str, variant: str) -> dict[str, Any]:
                 untrained = random_sae(sae, chosen, config.sae, params.train, seed, activations)
                 for kind, one in (("trained", sae), ("random", untrained)):
                     name = f"{subject}_{variant}_{kind}_seed_{seed}"
-                    core[kind].append(
-                        run_core(one, transformer, tokens, loss, name, results / "core" / f"{name}_eval_results.json")
-                    )
+                    result = results / "core" / f"{name}_eval_results.json"
+                    scores = run_core(one, transformer, tokens, loss, name, result)
+                    if kind == "trained":
+                        check_as_recorded(scores, read_json(folder / "metrics.json"), folder)
+                    core[kind].append(scores)
                     probing[kind].append(
                         run_sparse_probing(
                             scaled(one, scale),

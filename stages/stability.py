@@ -16,8 +16,9 @@ from reseed.artifacts import (
     writing,
 )
 from reseed.params import TRAINED, load_params, load_sae_training
-from reseed.stability.activity import held_out_activity, held_out_places, held_out_report
+from reseed.stability.activity import held_out_activity, held_out_places
 from reseed.stability.arms import analyse
+from reseed.stability.checks import check_apart, check_control, check_recorded, check_rows, held_out_report
 from reseed.stability.comparison import compare_arms
 from reseed.stability.dictionaries import read_seed_set
 from reseed.stability.recovery import recover
@@ -31,8 +32,8 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
     training = load_sae_training(subject).at_steps(chosen.steps)
     train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     options = params.stability
-    arms, dimensions, sets, curves, recovered = {}, {}, {}, [], None
-    standing: dict[str, Any] = {"artefacts": artefacts(subject, variant)}
+    arms, indices, dimensions, sets, curves, recovered = {}, {}, {}, {}, [], None
+    standing: dict[str, Any] = {}
     truth = read_truth(activations_dir(subject, TRAINED))
     names = list(dict.fromkeys((TRAINED, control, other_control)))
     with progress(len(names), f"stability {variant}", "arm") as bar:
@@ -40,12 +41,18 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
             path, key = sae_dir(subject, variant, arm), f"{subject}/{variant}/{arm}"
             sets[arm] = read_seed_set(path, chosen, arm, train.seeds)
             activations = read_activations(activations_dir(subject, arm))
+            indices[arm] = activations.index
+            check_rows(activations, activations_dir(subject, arm))
+            check_control(indices[TRAINED], activations.index, activations_dir(subject, arm))
+            check_apart(sets[arm], train, path)
+            check_recorded(path, chosen, train.seeds, activations)
             activity = held_out_activity(path, chosen, training, train, activations)
             arms[arm] = analyse(sets[arm], options, key, activity)
             if truth is not None and arm == TRAINED:
                 codes = truth.codes[held_out_places(len(truth.codes))].numpy()
                 recovered = recover(sets[arm], truth.directions.double().numpy(), options, key, activity, codes)
             if arm == TRAINED:
+                standing["artefacts"] = artefacts(subject, variant)
                 standing["held_out"] = held_out_report(activations)
             dimensions[arm] = activations.index["effective_dimension"]
             if reason := activations.index.get("quarantine"):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reseed import ReseedError
 from reseed.stability.variants import compare_variants
 
 
@@ -70,6 +71,13 @@ def test_p_values_are_corrected_over_the_variants_with_their_floor() -> None:
     found = [table["variants"][name]["trained - gaussian"]["p_holm"] for name in "abcd"]
     assert found == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert table["variants"]["a"]["trained - gaussian"]["p_holm_floor"] == pytest.approx(0.032)
+
+
+def test_pairs_are_not_counted_as_seeds() -> None:
+    one = evidence(HIGH)
+    one["records"][0]["kappa_deleted"] *= 2
+    with pytest.raises(ReseedError, match=r"b/stability.json: pw_mcc: found 10 left-out values for 5 ind"):
+        compare_variants({"a": evidence(LOW), "b": one}, "a", 0.0, 0.05, 0.95)
 
 
 def test_without_a_kappa_nothing_is_accepted() -> None:

@@ -21,6 +21,8 @@ from reseed.benchmarks.results import quiet_grad, write_result
 from reseed.text.tokens import Tokens
 
 LOSS_TOLERANCE = 1e-4
+RECORDED_TOLERANCE = 1e-3
+"""Relative, of the variance for what is explained of it; batches of another size round otherwise."""
 
 
 def run_core(
@@ -96,6 +98,21 @@ def run_core(
         "explained_variance": lens["reconstruction_quality"]["explained_variance"],
         "mse": lens["reconstruction_quality"]["mse"],
     }
+
+
+def check_as_recorded(scores: dict[str, float], recorded: dict[str, Any], folder: Path) -> None:
+    """Raise ReseedError unless an SAE does on what the model computes what its metrics.json says of the test rows.
+
+    Core runs the model itself: rows that it never computed, an SAE loaded as another, or a wrong figure part here.
+    """
+    for name in ("explained_variance", "mse", "l0"):
+        found, said = scores[name], recorded[name]
+        whole = 1.0 if name == "explained_variance" else max(abs(found), abs(said))
+        if abs(found - said) > RECORDED_TOLERANCE * whole:
+            raise ReseedError(
+                f"{folder}: {name} is {found:.4g} on what the model computes on the test sequences, metrics.json says "
+                f"{said:.4g}, allowed: the same; the SAE, its rows or the figure are not of this model"
+            )
 
 
 def _tokens_elsewhere(tokens: Tokens, rows: torch.Tensor) -> list[int]:

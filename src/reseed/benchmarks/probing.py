@@ -94,6 +94,12 @@ def run_sparse_probing(
         if not isinstance(found, dict):
             raise ReseedError(f"SAEBench sparse probing: found no result for the task {task!r}")
         accuracies[task] = {k: float(found[f"sae_top_{k}_test_accuracy"]) for k in options.k_values}
+        for k, accuracy in accuracies[task].items():
+            if not 0 <= accuracy <= 1:  # -1 is SAEBench's mark for a probe that was left out
+                raise ReseedError(
+                    f"SAEBench sparse probing: found an accuracy of {accuracy:g} for the task {task!r} at k = {k}, "
+                    "allowed: 0 to 1"
+                )
     if result is not None:
         output = _standard_output(config, sae, results, per_class, name)
         write_result(result, lambda path: output.to_json_file(path, indent=2), identity=name)

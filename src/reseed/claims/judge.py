@@ -93,6 +93,12 @@ def _obstacles(claim: Claim, cases: list[Case]) -> list[str]:
                 found.append(f"{where}: {name} is {content.get(name, 'absent')}, the claim speaks of {value}")
         if content["seeds"] < claim.minimum_seeds:
             found.append(f"{where}: {content['seeds']} seeds, the claim asks for {claim.minimum_seeds}")
+        for one in content["records"]:
+            if len(one.get("kappa_deleted", range(content["seeds"]))) != content["seeds"]:
+                found.append(
+                    f"{where}: {one['statistic']} of the {one['arm']} arm has {len(one['kappa_deleted'])} left-out "
+                    f"values for {content['seeds']} seeds: pairs of seeds share seeds and are no observations"
+                )
         for arm in case.arms:
             if arm not in content:
                 found.append(f"{where}: it has no arm {arm!r}")

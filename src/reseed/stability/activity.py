@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from sae_lens import SAE
 
 from reseed.activations.store import Activations
@@ -46,26 +45,6 @@ def held_out_rows(activations: Activations) -> torch.Tensor:
 def held_out_places(rows: int) -> torch.Tensor:
     """Which of so many test rows are read: the places [<= MOST_ROWS] of `held_out_rows`."""
     return torch.linspace(0, rows - 1, min(MOST_ROWS, rows), dtype=torch.float64).round().long()
-
-
-def held_out_report(activations: Activations) -> dict[str, int | float]:
-    """How many test rows there are, and the share that also stand among the training rows, bit for bit.
-
-    A row that was trained on is not held out, whatever its split is called.
-    """
-    train, test = (_row_hashes(activations.rows(split).whole()) for split in ("train", "test"))
-    return {"rows": len(test), "repeated": float(np.isin(test, train).mean())}
-
-
-def _row_hashes(rows: torch.Tensor) -> NDArray[np.uint64]:
-    """A 64-bit linear hash [rows] of the bits of every row: equal rows have equal ones, others do by chance 2^-64."""
-    bits = rows.reshape(len(rows), -1).contiguous().view(torch.uint8).numpy()
-    weights = np.random.default_rng(0).integers(0, 2**63, bits.shape[1], dtype=np.uint64) * 2 + 1
-    hashes = np.empty(len(bits), dtype=np.uint64)
-    for start in range(0, len(bits), 8192):  # a wider copy of all rows would not fit beside them
-        block = bits[start : start + 8192].astype(np.uint64) + 1
-        hashes[start : start + 8192] = (block * weights).sum(axis=1, dtype=np.uint64)
-    return hashes
 
 
 @torch.no_grad()

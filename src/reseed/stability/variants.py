@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import t
 
+from reseed import ReseedError
 from reseed.stability.comparison import holm
 from reseed.stability.jackknife import Estimate, combine
 
@@ -32,6 +33,8 @@ def compare_variants(
     larger share, or if its seeds took another number of steps. p-values are Holm's over the variants (Holm 1979): of
     the difference to the baseline, by jackknife-t, and of each difference to a control arm, by permutation of seeds.
     """
+    for name, content in evidence.items():
+        _check_units(name, content)
     others = [name for name in evidence if name != baseline]
     level = 1 - (1 - confidence) / max(1, len(others))
     rows = {name: _row(content) for name, content in evidence.items()}
@@ -52,6 +55,17 @@ def compare_variants(
             rows[name][control] = {**test, "p_holm": corrected[name], "p_holm_floor": floor}
     tolerance = {} if l0_tolerance is None else {"l0_tolerance": l0_tolerance}
     return {"baseline": baseline, "corrected_confidence": level, **tolerance, "variants": rows}
+
+
+def _check_units(name: str, content: dict[str, Any]) -> None:
+    """Pairs of seeds share seeds: as many values as pairs would make every interval too narrow."""
+    for record in content["records"]:
+        left_out = len(record.get("kappa_deleted", range(content["seeds"])))
+        if left_out != content["seeds"]:
+            raise ReseedError(
+                f"{name}/stability.json: {record['statistic']}: found {left_out} left-out values for "
+                f"{content['seeds']} independent seeds, allowed: one for each; pairs of seeds are no observations"
+            )
 
 
 def _comparable(one: dict[str, Any], other: dict[str, Any], l0_tolerance: float) -> bool:

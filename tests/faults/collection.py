@@ -1,0 +1,7 @@
+"""All faults, in the order of the pipeline."""
+
+from __future__ import annotations
+
+from tests.faults import keeping, measuring, reading, training
+
+FAULTS = (*reading.FAULTS, *training.FAULTS, *measuring.FAULTS, *keeping.FAULTS)
