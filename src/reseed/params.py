@@ -1037,7 +1037,7 @@ def _finite(value: Any) -> Any:
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_finite(item) for item in value]
-    if isinstance(value, str):
+    if isinstance(value, str) and len(value) < 32:  # a longer one is a hash, also if all its digits are decimal
         try:
             number = float(value)
         except ValueError:

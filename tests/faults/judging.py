@@ -1,0 +1,428 @@
+"""Faults that only the gate can refuse: of what is claimed, against which control, bound to what, promised when."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from reseed import ReseedError
+from reseed.activations.store import read_activations, read_truth
+from reseed.artifacts import activations_dir, artefacts, metrics_dir, read_json, sae_dir, write_json
+from reseed.claims.registry import SLOTS
+from reseed.matching import unit_rows
+from reseed.params import TRAINED, load_params, load_sae_training
+from reseed.review.check import check
+from reseed.stability.activity import held_out_activity, held_out_places
+from reseed.stability.jackknife import Groups, mean_over_seeds
+from reseed.stability.report import with_interval
+from reseed.stability.variants import compare_variants
+from tests import scratch
+from tests.conftest import ROOT, stage
+from tests.faults import bases
+from tests.faults.attempts import change_json, change_params
+from tests.faults.museum import Exhibit, Fault
+from tests.review import project
+from tests.sweeps.toy import git
+
+WORLD, FOUND, FROZEN = "world", "found", "frozen"
+CLAIM = "they-agree"
+STEPS = 1500
+COMPARISON = Path("metrics/comparisons/rivals.json")
+
+
+def world(folder: Path) -> None:
+    """A world of twenty known features, five seeds of SAEs that find them, five with soft-frozen decoders."""
+    (folder / "subjects").mkdir()
+    shutil.copy(ROOT / "params.yaml", folder)
+    shutil.copy(ROOT / "subjects/superposition.yaml", folder / f"subjects/{WORLD}.yaml")
+    found = {"architecture": "batchtopk", "d_sae": 20, "k": 3, "steps": STEPS}
+
+    def tiny(params: dict[str, Any]) -> None:
+        params["compute"] = {"threads": 1, "device": "cpu"}
+        params["variants"] = {FOUND: found, FROZEN: found | {"soft_frozen": 0.8}}
+        params["stability"]["null_draws"] = 1
+
+    def small(subject: dict[str, Any]) -> None:
+        rows = {"train": 8000, "validation": 1000, "test": 1000}
+        subject["data"] |= {"n_features": 20, "d_in": 40, "l0": 3, "correlation": 0.0, "groups": 1, "rows": rows}
+        subject["sae"] |= {"batch_size": 128, "min_steps": 1200, "max_steps": 2400, "check_every": 50}
+        subject["sae"] |= {"warm_up_steps": 50}
+
+    scratch.edit(folder / "params.yaml", tiny)
+    scratch.edit(folder / f"subjects/{WORLD}.yaml", small)
+    with bases.inside(folder):
+        stage("synthesise")(WORLD)
+        for variant in (FOUND, FROZEN):
+            stage("train")(WORLD, variant, TRAINED)
+        shutil.copytree(activations_dir(WORLD, TRAINED), activations_dir(WORLD, "gaussian"))
+        for variant in (FOUND, FROZEN):
+            _score(variant)
+            probe(variant)
+        compare(FOUND, FROZEN)
+        write_claim(FOUND)
+
+
+def _score(variant: str) -> None:
+    stage("stability")(WORLD, variant, TRAINED, TRAINED)
+
+
+def probe(variant: str) -> None:
+    """How well the best latent of each feature follows it on held-out rows (mean |correlation|), with controls."""
+    params, training = load_params(), load_sae_training(WORLD).at_steps(STEPS)
+    activations, truth = read_activations(activations_dir(WORLD, TRAINED)), read_truth(activations_dir(WORLD, TRAINED))
+    assert truth is not None
+    codes = truth.codes[held_out_places(len(truth.codes))].numpy()
+
+    def scores(name: str) -> tuple[list[float], list[float]]:
+        activity = held_out_activity(sae_dir(WORLD, name), params.variant(name), training, params.train, activations)
+        return [_followed(one, codes) for one in activity.trained], [
+            _followed(one, codes) for one in activity.untrained
+        ]
+
+    own, untrained = scores(variant)
+    frozen, _ = scores(FROZEN)
+    groups = Groups(len(own))
+
+    def figure(values: list[float]) -> dict[str, float]:
+        return with_interval(mean_over_seeds(values, groups), params.stability.confidence)
+
+    followed = figure(own)
+    for control, others in (("random_sae", untrained), ("frozen_sae", frozen)):
+        followed |= {f"over_{control}": figure([a - b for a, b in zip(own, others, strict=True)])}
+    write_json(metrics_dir(WORLD, variant) / "probe.json", {"artefacts": artefacts(WORLD, variant), "score": followed})
+
+
+def _followed(latents: Any, codes: Any) -> float:
+    standard = [unit_rows((x - x.mean(0)).T + 1e-12) for x in (np.asarray(latents, dtype=float), codes)]
+    return float(np.abs(standard[1] @ standard[0].T).max(1).mean())
+
+
+def compare(variant: str, rival: str, l0: float | None = None) -> None:
+    """An SAE beside a rival at equal L0 and steps, which is called a transcoder here."""
+    contents = {name: read_json(metrics_dir(WORLD, name) / "stability.json") for name in (variant, rival)}
+    contents[rival]["architecture"] = "transcoder"
+    if l0 is not None:
+        contents[rival]["trained"]["l0"]["value"] = l0
+    write_json(COMPARISON, compare_variants(contents, variant, 0.0, 1.0, 0.95, l0_tolerance=0.1))
+
+
+def write_claim(variant: str, **change: Any) -> None:
+    evidence = [f"metrics/{WORLD}/{variant}/{kind}.json" for kind in ("stability", "probe")] + [str(COMPARISON)]
+    claim = {
+        "statement": "These SAEs agree across seeds, on features that are there.",
+        "statistic": "pw_mcc", "unit": "kappa",
+        "tests": [{"figure": "trained", "over": "each", "above": 0.1}],
+        "evidence": evidence + [evidence[-1]] * (SLOTS - len(evidence)),
+        "speaks_of": {f"{WORLD}/{variant}": {"k": 3}}, "minimum_seeds": 5, "benchmark": "probe:score",
+        "gates": [
+            "converged", "alive", "held_out", "between_groups", "multiplicity", "random_dictionary", "benchmark",
+            "frozen_decoder", "transcoder", "correctness",
+        ],
+        "registered": "a" * 40,
+    } | change  # fmt: skip
+    Path("claims.yaml").write_text(yaml.safe_dump({"claims": {CLAIM: claim}}, sort_keys=False))
+
+
+def judged() -> None:
+    """The claim's stage; its reasons are the message where it does not support the claim."""
+    stage("claims")("claims.yaml", CLAIM)
+    verdict = read_json(Path("metrics/claims") / f"{CLAIM}.json")
+    if verdict["verdict"] != "supported":
+        raise ReseedError(f"{verdict['verdict']}: " + "; ".join(verdict["reasons"]))
+
+
+def scored_and_judged() -> None:
+    """The stages stability and claims, and between them the benchmark."""
+    _score(FOUND)
+    probe(FOUND)
+    compare(FOUND, FROZEN)
+    judged()
+
+
+def reviewed(folder: Path) -> None:
+    """A project in git with a claim, a phase and a remote, whose results are committed."""
+    folder.rmdir()
+    project.make(folder)
+
+
+def checked() -> None:
+    """`reseed claims check`; what blocks is the message."""
+    found = check(Path())
+    faults = [fault for one in found.claims for fault in one.faults] + [f for one in found.phases for f in one.faults]
+    if faults:
+        raise ReseedError("; ".join(faults))
+
+
+def _claimed(variant: str, **change: Any) -> Any:
+    return lambda _: write_claim(variant, **change)
+
+
+def _stability(change: Any, variant: str = FOUND) -> Any:
+    return lambda _: change_json(metrics_dir(WORLD, variant) / "stability.json", change)
+
+
+def _barely_trained(_: Exhibit) -> None:
+    def fewer(params: dict[str, Any]) -> None:
+        params["variants"][FOUND]["steps"] = 40
+
+    change_params(fewer)
+    scratch.edit(
+        Path(f"subjects/{WORLD}.yaml"), lambda s: s["sae"].update(min_steps=20, check_every=5, warm_up_steps=5)
+    )
+    stage("train")(WORLD, FOUND, TRAINED)
+
+
+def _another_sets_benchmark(_: Exhibit) -> None:
+    shutil.copy(metrics_dir(WORLD, FROZEN) / "probe.json", metrics_dir(WORLD, FOUND) / "probe.json")
+
+
+def _another_runs_agreement(_: Exhibit) -> None:
+    shutil.copy(metrics_dir(WORLD, FROZEN) / "stability.json", metrics_dir(WORLD, FOUND) / "stability.json")
+
+
+def _inverted(_: Exhibit) -> None:
+    compare(FROZEN, FOUND)
+    evidence = [f"metrics/{WORLD}/{FROZEN}/{kind}.json" for kind in ("stability", "probe")] + [str(COMPARISON)]
+    write_claim(
+        FROZEN, evidence=evidence + [evidence[-1]] * (SLOTS - len(evidence)),
+        gates=["converged", "alive", "random_dictionary", "transcoder"],
+    )  # fmt: skip
+
+
+def _without_controls(_: Exhibit) -> None:
+    def strip(content: dict[str, Any]) -> None:
+        dense = content["score"].pop("over_random_sae")
+        content["score"]["over_dense_probe"] = dense
+
+    change_json(metrics_dir(WORLD, FOUND) / "probe.json", strip)
+
+
+def _of_a_seed_alone(_: Exhibit) -> None:
+    """Only SAEBench's own evals say that they may not gate; the benchmark is called by the name of one."""
+    change_json(metrics_dir(WORLD, FOUND) / "probe.json", lambda content: content["score"].update(may_gate=0))
+
+
+def _pairs(content: dict[str, Any]) -> None:
+    for one in content["records"]:
+        if "kappa_deleted" in one:
+            one["kappa_deleted"] = 2 * one["kappa_deleted"]
+
+
+def _three_seeds(_: Exhibit) -> None:
+    change_params(lambda params: params["train"].update(seeds=[0, 1, 2]))
+    for variant in (FOUND, FROZEN):
+        for seed in (3, 4):
+            shutil.rmtree(sae_dir(WORLD, variant) / f"seed_{seed}")
+
+
+def _tried(times: int) -> Any:
+    def plant(_: Exhibit) -> None:
+        for i in range(times):
+            project.edit(Path(), "planted.yaml", "variants/topk-k4/kappa", 0.81 + i / 100)
+            project.commit(Path(), "another try")
+            project.repro(Path())
+            project.commit(Path(), "results")
+
+    return plant
+
+
+def _committed(change: Any) -> Any:
+    def plant(exhibit: Exhibit) -> None:
+        change(exhibit)
+        project.commit(Path(), "a change")
+
+    return plant
+
+
+def _edit(name: str, path: str, value: Any) -> Any:
+    return _committed(lambda _: project.edit(Path(), name, path, value))
+
+
+def _better_number(_: Exhibit) -> None:
+    path = Path(project.FIRST)
+    path.write_text(path.read_text().replace("0.8,", "0.95,"))
+
+
+def _merged_number(_: Exhibit) -> None:
+    """As git merges two metric files line by line: figures of one side, interval of the other."""
+    path, content = Path(project.FIRST), json.loads(Path(project.FIRST).read_text())
+    content["trained"]["pw_mcc"] |= {"kappa_low": 0.6, "kappa_high": 0.7}
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def _renamed_criterion(_: Exhibit) -> None:
+    project.edit(Path(), "claims.yaml", "phases/first/criteria", {"a-stretch-goal": {"claim": project.CLAIM}})
+
+
+def _lower_bound(_: Exhibit) -> None:
+    project.edit(Path(), "claims.yaml", f"claims/{project.CLAIM}/tests/0/above", 0.3)
+
+
+def _judged_again(plant: Any) -> Any:
+    def planted(exhibit: Exhibit) -> None:
+        plant(exhibit)
+        project.repro(Path())
+        project.commit(Path(), "results")
+
+    return planted
+
+
+def _go_regardless(_: Exhibit) -> None:
+    project.edit(Path(), "planted.yaml", "variants/topk-k8/kappa", 0.2)
+    project.commit(Path(), "a worse run")
+
+
+def _hidden_history(_: Exhibit) -> None:
+    """The same files in a new repository: nothing tells any more what was promised when."""
+    shutil.rmtree(".git")
+    git(Path(), "init", "-q", "-b", "main")
+    project.commit(Path(), "everything at once")
+
+
+FAULTS = (
+    Fault(
+        "under_training", "HUSAI 1.5.2", "SAEs stopped near their initialisation",
+        "120 to 280 steps left decoders at cosine 0.81 to 0.975 to their own start. Starts are independent between "
+        "seeds, so that agreement is that of chance by construction; the thesis 'trained is as random' followed.",
+        "the SAEs take 40 steps.",
+        world, _barely_trained, scored_and_judged,
+        r"world/found: converged: (the decoder of the trained arm is at cosine|pw_mcc of the trained arm is not)",
+    ),
+    Fault(
+        "gate_bound_elsewhere", "HUSAI 1.5.6", "A gate passed by other SAEs",
+        "The gates of a release read artefacts of another model: a fixed number of the toy, 6.2e-5, passed for ever "
+        "whatever the candidate was.",
+        "the benchmark's file is that of the other seed set.",
+        world, _another_sets_benchmark, judged,
+        r"found/probe\.json is of models/world/found unknown, and .* not of the same run",
+    ),
+    Fault(
+        "figures_of_two_runs", "HUSAI 1.5.15", "Figures of different runs side by side",
+        "Agreement of SAEs of 120 steps was printed beside the explained variance of other checkpoints.",
+        "stability.json is that of the other seed set.",
+        world, _another_runs_agreement, judged, r"not of the same run",
+    ),
+    Fault(
+        "inverted_transcoder_gate", "HUSAI 1.5.6", "A gate that passes when the competitor is ahead",
+        "The transcoder gate asked that the transcoder agree more than the SAE, failed as planned, and passed after "
+        "the best of sixteen settings.",
+        "the two are exchanged: what is called the transcoder is the set that agrees more.",
+        world, _inverted, judged, r"transcoder: kappa of pw_mcc less that of found: # \[#, #\], to be above 0",
+    ),
+    Fault(
+        "l0_not_matched", "HUSAI 1.5.11", "A matched budget that is not",
+        "At a 'matched budget' L0 was 32, 81, 654 and 976.",
+        "the rival's L0 is 8 where the SAE's is 3.",
+        world, lambda _: compare(FOUND, FROZEN, l0=8.0), judged,
+        r"transcoder: against frozen it is not comparable: equal L0, steps and convergence are needed",
+    ),
+    Fault(
+        "unmatched_baseline", "HUSAI 1.5.9", "A benchmark without its control",
+        "At most five latents had to beat a dense probe of 512 dimensions, which the public SAE does not either; the "
+        "comparison with an SAE of the same shape was never made.",
+        "the benchmark stands beside a dense probe in place of an untrained SAE.",
+        world, _without_controls, judged, r"score stands beside no random_sae, the control that this gate needs",
+    ),
+    Fault(
+        "benchmark_of_the_seed", "HUSAI 1.5.10", "A benchmark that moves with the seed",
+        "The same SAE scored -0.133 one day and -0.042 the next; SCR and TPP move with the seed alone.",
+        "the benchmark is one that may not gate.",
+        world, _of_a_seed_alone, judged, r"benchmark: .* score moves with the seed alone and may not gate",
+    ),
+    Fault(
+        "pairs_as_the_unit", "HUSAI 1.5.13", "Pairs of seeds as observations",
+        "Intervals and tests over the 10 pairs of 5 seeds, or the 28 of 8: p = 0.0086 for a difference of 0.0012.",
+        "stability.json has ten left-out values for five seeds.",
+        world, _stability(_pairs), judged, r"has 10 left-out values for 5 seeds: pairs of seeds share seeds",
+    ),
+    Fault(
+        "too_few_seeds", "HUSAI 1.5.13", "Three seeds and a factor of 1.96",
+        "Lower bounds over three to five seeds took the normal quantile.",
+        "three seeds are scored where the claim asks for five.",
+        world, _three_seeds, scored_and_judged, r"found/stability\.json: 3 seeds, the claim asks for 5",
+    ),
+    Fault(
+        "another_condition", "HUSAI 1.5.15", "Evidence of another setting",
+        "A README quoted 0.309 where the paper had 0.300: numbers of other settings under one name.",
+        "the claim speaks of k = 4, and its evidence is of k = 3.",
+        world, _claimed(FOUND, speaks_of={f"{WORLD}/{FOUND}": {"k": 4}}), judged, r"k is 3, the claim speaks of 4",
+    ),
+    Fault(
+        "stable_and_wrong", "RL-Decoder 2.4.7", "Agreement without truth",
+        "Whether latents correspond to states was never measured; agreement and reconstruction stood for it.",
+        "the claim is made of the soft-frozen set, which agrees above chance and has not found the features.",
+        world,
+        _claimed(FROZEN, gates=["converged", "alive", "random_dictionary", "correctness"]), judged,
+        r"not supported: .*correctness: gt_mcc, similarity to the true features: #",
+    ),
+    Fault(
+        "frozen_as_good", "HUSAI 1.5.2", "A control that does as well",
+        "SAEs that had hardly left their start were compared with random decoders only.",
+        "the claim is made of the soft-frozen set, against the soft-frozen control.",
+        world, _claimed(FROZEN, gates=["converged", "alive", "benchmark", "frozen_decoder"]), judged,
+        r"not supported: .*frozen_decoder: probe: score less that of the frozen_sae: #",
+    ),
+    Fault(
+        "missing_evidence", "HUSAI 1.5.16", "A missing file that passes",
+        "A missing artefact failed a gate only if an option asked for it.",
+        "the benchmark's file is gone.",
+        world, lambda _: (metrics_dir(WORLD, FOUND) / "probe.json").unlink(), judged,
+        r"metrics/world/found/probe\.json: the file does not exist",
+    ),
+    Fault(
+        "best_of_n", "HUSAI 1.5.6", "The best of sixteen",
+        "A gate that failed as planned passed for the best of sixteen settings, uncorrected.",
+        "two more settings of a seed set are run before the one that is kept.",
+        reviewed, _tried(2), checked, r"tried: found 2, allowed: at least 3, as many settings as its seed sets",
+    ),
+    Fault(
+        "hand_edited_metric", "HUSAI 1.4", "A number typed into a result",
+        "Documents and results drifted apart in 223 places.",
+        "kappa is 0.95 in the metric file instead of 0.8.",
+        reviewed, _committed(_better_number), checked,
+        r"stability\.json: it is not what score@topk-k4 made \(edited, merged",
+    ),
+    Fault(
+        "merged_metric", "HUSAI 1.5.15", "A metric that no run made",
+        "git merges two metric files line by line, into figures of one side with the interval of the other.",
+        "the interval of kappa is that of another branch.",
+        reviewed, _committed(_merged_number), checked, r"stability\.json: it is not what score@topk-k4 made",
+    ),
+    Fault(
+        "frozen_stage_behind_a_claim", "HUSAI 1.4", "A stage that never runs again",
+        "Results stayed as they were while code and parameters moved on.",
+        "the stage that makes the evidence is frozen.",
+        reviewed, _edit("dvc.yaml", "stages/score/do/frozen", True), checked, r"score@topk-k4: found frozen: true",
+    ),
+    Fault(
+        "bound_moved_afterwards", "RL-Decoder 2.4.11", "A bar lowered after the jump",
+        "Criteria were changed after they had failed: an R^2 became a 'stretch goal'.",
+        "the bound is lowered after the claim was judged, and it is judged again.",
+        reviewed, _judged_again(_committed(_lower_bound)), checked,
+        r"standing: found 'confirmatory'.*what it asks for was changed in …, after it had been judged 'supported'",
+    ),
+    Fault(
+        "criterion_renamed", "RL-Decoder 2.4.11", "A failed criterion under another name",
+        "A criterion that failed was given another name and left out of the decision.",
+        "the phase's criterion has a new name.",
+        reviewed, _committed(_renamed_criterion), checked,
+        r"criteria: found no 'agree', allowed: every criterion it ever had",
+    ),
+    Fault(
+        "go_regardless", "RL-Decoder 2.4.11", "Go, whatever the evidence",
+        "A phase that had failed its criteria was declared GO.",
+        "the claim that a phase needs is no longer supported, and the phase still says go.",
+        reviewed, _judged_again(_go_regardless), checked, r"phases\.first: verdict: found 'go', allowed: 'no-go'",
+    ),
+    Fault(
+        "evidence_before_the_claim", "HUSAI 1.5.14", "A claim made for its evidence",
+        "Checkpoints, penalties and seeds were chosen by the figure that was then reported.",
+        "history is rewritten into one commit, in which claim and evidence appear together.",
+        reviewed, _hidden_history, checked, r"standing: found 'confirmatory', allowed: 'exploratory'",
+    ),
+)  # fmt: skip
