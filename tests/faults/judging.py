@@ -404,7 +404,7 @@ FAULTS = (
         "Criteria were changed after they had failed: an R^2 became a 'stretch goal'.",
         "the bound is lowered after the claim was judged, and it is judged again.",
         reviewed, _judged_again(_committed(_lower_bound)), checked,
-        r"standing: found 'confirmatory'.*what it asks for was changed in …, after it had been judged 'supported'",
+        r"found standing 'confirmatory'.*what it asks for was changed in …, after it had been judged 'supported'",
     ),
     Fault(
         "criterion_renamed", "RL-Decoder 2.4.11", "A failed criterion under another name",
@@ -423,6 +423,6 @@ FAULTS = (
         "evidence_before_the_claim", "HUSAI 1.5.14", "A claim made for its evidence",
         "Checkpoints, penalties and seeds were chosen by the figure that was then reported.",
         "history is rewritten into one commit, in which claim and evidence appear together.",
-        reviewed, _hidden_history, checked, r"standing: found 'confirmatory', allowed: 'exploratory'",
+        reviewed, _hidden_history, checked, r"found standing 'confirmatory', allowed: 'exploratory'",
     ),
 )  # fmt: skip
