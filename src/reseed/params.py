@@ -915,6 +915,8 @@ class Study(Strict):
     gaussians: dict[str, dict[str, str]]
     runs: dict[str, Run]
     pairs: dict[str, Pair]
+    outside: dict[str, OfSubject]
+    covered: dict[str, OfSubject]
     benches: dict[str, OfSubject]
     prompted: dict[str, PromptedArm]
     baselines: dict[str, dict[str, str]]

@@ -179,6 +179,24 @@ def test_a_dropped_criterion_and_a_frozen_stage_block(branch: Path) -> None:
     )
 
 
+def test_a_phase_is_covered_by_what_a_stage_made_and_by_nothing_else(branch: Path) -> None:
+    part = {"domain": "all of it", "covered_by": f"{FIRST}:trained/pw_mcc/low", "at_least": 0.5}
+    project.edit(branch, "claims.yaml", "phases/first/coverage", [part])
+    project.commit(branch, "the phase says what it covers")
+    assert check(branch).blocked == []
+    content = json.loads((branch / FIRST).read_text())
+    content["trained"]["pw_mcc"]["low"] = 0.9
+    (branch / FIRST).write_text(json.dumps(content))
+    gone = part | {"covered_by": "metrics/toy/gone.json:value"}
+    project.edit(branch, "claims.yaml", "phases/first/coverage", [part, gone])
+    first = check(branch).phases[0]
+    assert first.verdict == "no-go"
+    assert any(f"{FIRST}: it is not what score@topk-k4 made" in fault for fault in first.faults)
+    assert "metrics/toy/gone.json: the file does not exist, by which claims.yaml: phases.first: covers 'all of it'" in (
+        first.faults
+    )
+
+
 def test_more_settings_than_the_claim_corrects_for_block(branch: Path) -> None:
     for kappa in (0.81, 0.82):
         project.edit(branch, "planted.yaml", "variants/topk-k4/kappa", kappa)

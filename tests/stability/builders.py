@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
 
 from reseed.matching import Array, unit_rows
 from reseed.params import Correctness, Stability
@@ -41,3 +43,20 @@ def stability_options(null_draws: int = 4) -> Stability:
         alive_min_count=10, shared_cosine=0.7, null_draws=null_draws, confidence=0.95, plateau_tolerance=0.03,
         correctness=correctness,
     )  # fmt: skip
+
+
+def exact_sae(d_in: int, dimensions: list[int]) -> StandardSAE:
+    """A ReLU SAE that gives back these dimensions of a row and zero in the others.
+
+    Latent i is the positive part of dimension i, latent d_in + i the negative one; those of other dimensions are dead.
+    """
+    seen = torch.zeros(d_in, d_in)
+    seen[dimensions, dimensions] = 1
+    sae = StandardSAE(StandardSAEConfig(d_in=d_in, d_sae=2 * d_in, apply_b_dec_to_input=False, device="cpu"))
+    rows = torch.cat([torch.eye(d_in), -torch.eye(d_in)])
+    weights = {
+        "W_enc": torch.cat([seen, -seen], dim=1), "b_enc": torch.zeros(2 * d_in), "W_dec": rows,
+        "b_dec": torch.zeros(d_in),
+    }  # fmt: skip
+    sae.load_state_dict(weights)
+    return sae.requires_grad_(False)

@@ -16,11 +16,13 @@ GateName = Literal[
     "converged", "alive", "held_out", "between_groups", "multiplicity",
     "random_dictionary", "random_model", "gaussian", "frozen_decoder", "benchmark", "ood", "transcoder", "correctness",
 ]  # fmt: skip
-Unit = Literal["kappa", "cosine", "fraction", "accuracy", "nats", "latents", "score"]
+Unit = Literal["kappa", "cosine", "correlation", "fraction", "accuracy", "nats", "latents", "score"]
 UNITS: dict[str, Unit] = {
     **dict.fromkeys(("pw_mcc", "mean_max_cos", "gt_mcc", "cosine_to_init", "encoder_decoder_cosine"), "cosine"),
     **dict.fromkeys(("shared_fraction", "alive_fraction", "explained_variance", "reappear_always"), "fraction"),
     **dict.fromkeys(("reappear_never", "recall", "frac_alive", "retained"), "fraction"),
+    **dict.fromkeys(("ood", "over_null", "worst_answer", "wraps", "does_not_wrap", "brittle"), "fraction"),
+    **dict.fromkeys(("relabelling",), "correlation"),
     **dict.fromkeys(("ce_loss_score", "kl_div_score", "model_behavior_preservation.kl_div_score"), "score"),
     **dict.fromkeys(("model_performance_preservation.ce_loss_score",), "score"),
     **dict.fromkeys(("reconstruction_quality.explained_variance",), "fraction"),

@@ -91,7 +91,8 @@ def check(root: Path = Path()) -> Checks:
         found = {name: _checked(root, file, name, claim, history, chain) for name, claim in registry.claims.items()}
         claims += found.values()
         phases += [
-            _phase(root, file, name, phase, found, criteria(history, file)) for name, phase in registry.phases.items()
+            _phase(root, file, name, phase, found, criteria(history, file), chain)
+            for name, phase in registry.phases.items()
         ]
         phases += _dropped_phases(file, registry.phases, criteria(history, file))
     return Checks(tuple(claims), tuple(phases), tuple(chain.stale()))
@@ -187,6 +188,7 @@ def _phase(
     phase: Phase,
     checked: Mapping[str, Checked],
     once: Mapping[str, Mapping[str, Any]],
+    chain: Chain,
 ) -> CheckedPhase:
     verdicts = {claim: one.verdict for claim, one in checked.items()}
     reasons = [
@@ -196,9 +198,14 @@ def _phase(
     faults, covered = [], []
     for part in phase.coverage:
         path, _, inner = part.covered_by.partition(":")
+        if not (root / path).is_file():
+            covered.append(False)
+            faults.append(f"{path}: the file does not exist, by which {file}: phases.{name}: covers {part.domain!r}")
+            continue
         value = float(at(read_json(root / path), inner, path))
         covered.append(value >= part.at_least)
         reasons.append(f"{part.domain}: {value:.3g}, to be at least {part.at_least:g}")
+    faults += chain.faults(list(dict.fromkeys(part.covered_by.partition(":")[0] for part in phase.coverage)))
     verdict = phase_verdict(phase, verdicts, covered)
     if verdict != phase.verdict:
         faults.append(f"{file}: phases.{name}: verdict: found {phase.verdict!r}, allowed: {verdict!r}: {reasons[0]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,30 @@ MOST_ROWS = 4096
 def held_out_activity(
     path: Path, variant: Variant, training: SaeTraining, train: Train, activations: Activations
 ) -> Activity:
-    """Activations [rows, d_sae] of every seed of models/<subject>/<variant> on the same evenly spread test rows.
+    """Activations [rows, d_sae] of every seed of models/<subject>/<variant>, trained and not, on the same rows.
+
+    They are test rows, evenly spread.
+    """
+    x = held_out_rows(activations)
+    found = [
+        (_encode(sae, x), _encode(start, x))
+        for sae, start in with_untrained(path, variant, training, train, activations)
+    ]
+    return Activity([acts for acts, _ in found], [acts for _, acts in found])
+
+
+def with_untrained(
+    path: Path, variant: Variant, training: SaeTraining, train: Train, activations: Activations
+) -> Iterator[tuple[SAE[Any], SAE[Any]]]:
+    """Every seed's SAE of models/<subject>/<variant>, beside the untrained SAE of the same shape.
 
     The untrained SAE of a seed has the weights it trained from, its threshold calibrated as at the end.
     """
-    x = held_out_rows(activations)
-    trained, untrained = [], []
     for seed in train.seeds:
         sae = SAE.load_from_disk(path / f"seed_{seed}", device="cpu").requires_grad_(False)
-        trained.append(_encode(sae, x))
-        start = type(sae)(sae.cfg)
+        start = type(sae)(sae.cfg).requires_grad_(False)
         start.load_state_dict(initial_weights(variant, training, train, seed, activations))
-        untrained.append(_encode(start, x))
-    return Activity(trained, untrained)
+        yield sae, start
 
 
 def held_out_rows(activations: Activations) -> torch.Tensor:
