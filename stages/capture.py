@@ -7,7 +7,7 @@ from reseed import ReseedError
 from reseed.activations.capture import capture as capture_activations
 from reseed.activations.language import capture_language
 from reseed.activations.store import Provenance, write_activations
-from reseed.activations.validation import validate_capture
+from reseed.activations.validation import check_captured, validate_capture
 from reseed.artifacts import activations_dir, lm_dir, sha256, tokens_dir, writing
 from reseed.models.context import context_dependence
 from reseed.models.language import load_language_model
@@ -66,6 +66,7 @@ def _of_language(subject: str, arm: str) -> dict[str, Any]:
     resumable = Path("checkpoints") / subject / f"activations@{arm}"
     out = activations_dir(subject, arm)
     capture_language(model, sequences, where, provenance, out, machine, params.budget, resumable, about=about)
+    check_captured(model, sequences, where, machine, out)
     cost = validate_capture(model, sequences, where, machine)
     print(f"capture {subject} {arm}: {cost}")
     return {"capture": where, "budget": params.budget, "measured": cost.facts}

@@ -12,7 +12,7 @@ from reseed import ReseedError
 from reseed.activations.budget import check_budget, estimate
 from reseed.activations.language import Reader, capture_language, last_layer, reading, text_batches, work_of
 from reseed.activations.store import Activations, read_activations
-from reseed.activations.validation import validate_capture
+from reseed.activations.validation import check_captured, validate_capture
 from reseed.activations.writer import ActivationWriter
 from reseed.params import Budget, LanguageCapture
 from reseed.text.sequences import LAST, STEP, TEXT, Sequences, write_shard
@@ -338,3 +338,19 @@ def test_the_text_of_these_tests_is_as_it_says() -> None:
     assert one["kind"].tolist() == [0, 1, 5, 5, 5, 7] + [0] * 10
     assert one["label"].tolist() == [-1, -1, 0, 0, 1, 1] + [-1] * 10
     assert one["document"].tolist() == [3] * 6 + [-1] * 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("positions", ["all", "last", "steps"])
+def test_stored_rows_are_the_models_whatever_their_dtype_and_another_models_are_not(
+    dtype: str, positions: str, sequences: Sequences, tmp_path: Path
+) -> None:
+    wanted = options(dtype=dtype, positions=positions)
+    captured(sequences, wanted, tmp_path)
+    check_captured(gpt(), sequences, wanted, CPU, tmp_path / "out")
+    other = gpt()
+    with torch.no_grad():
+        other.embed.W_E *= 1.5
+    with pytest.raises(ReseedError, match=r"rows of the split 'train' are \S+% of their spread from what the"):
+        check_captured(other, sequences, wanted, CPU, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -18,6 +18,7 @@ import reseed.activations.language as language_room
 import reseed.models.transformer as transformer_room
 from reseed.activations.gaussian import gaussian_rows
 from reseed.activations.store import Provenance, read_activations, write_activations
+from reseed.activations.writer import ActivationWriter
 from reseed.artifacts import activations_dir, lm_dir, raw_dir, read_tensors, sha256, tokens_dir
 from reseed.params import SPLITS, TRAINED
 from reseed.stability.checks import check_control, check_rows
@@ -83,9 +84,13 @@ def _capture_pads(exhibit: Exhibit) -> None:
     exhibit.replace(language_room, "_wanted", lambda kind, _options: torch.ones_like(kind, dtype=torch.bool))
 
 
-def _captured_text() -> None:
-    run("capture", "tiny", TRAINED)()
-    check_rows(read_activations(activations_dir("tiny", TRAINED)), activations_dir("tiny", TRAINED))
+def _noise_where_rows_are_written(exhibit: Exhibit) -> None:
+    real, random = ActivationWriter.append, torch.Generator().manual_seed(0)
+
+    def append(self: ActivationWriter, split: str, rows: Tensor, beside: Any = None) -> None:
+        real(self, split, rows.mean(0) + rows.std(0) * torch.randn(rows.shape, generator=random), beside)
+
+    exhibit.replace(ActivationWriter, "append", append)
 
 
 def _capture_returning(change: Callable[[Splits, Tokens], Splits]) -> Any:
@@ -246,7 +251,7 @@ FAULTS = (
         "Sequences were padded with end tokens and the lengths that were saved beside them never used, so that SAEs"
         " learned padding, which dominated some of their latents.",
         "the capture's choice of positions takes every position.",
-        bases.language, _capture_pads, _captured_text,
+        bases.language, _capture_pads, run("capture", "tiny", TRAINED),
         r"\d+ rows of the split 'train' are padding, of no document, allowed: none",
     ),
     Fault(
@@ -273,6 +278,13 @@ FAULTS = (
         "the capture's function returns Gaussian noise with the mean and covariance of the real rows.",
         bases.modular, _matched_noise, CAPTURED,
         r"explained_variance is # on what the model computes on the test sequences, metrics\.json says #",
+    ),
+    Fault(
+        "noise_for_a_language_model", "RL-Decoder 2.4.1", "Noise for a language model",
+        "The same where no answer and no loss could tell.",
+        "where rows are written, noise of the mean and spread of each dimension is written.",
+        bases.language, _noise_where_rows_are_written, run("capture", "tiny", TRAINED),
+        r"the first \d+ rows of the split 'train' are #% of their spread from what the model computes, allowed: 10%",
     ),
     Fault(
         "label_among_features", "RL-Decoder 2.4.8", "The label among the features",

@@ -67,7 +67,7 @@ def test_a_world_of_known_features_goes_through_unrefused(tmp_path_factory: pyte
             "noise_std": 0.02, "rows": {"train": 2000, "validation": 400, "test": 400}, "seed": 0,
         },
         "sae": {
-            "batch_size": 128, "lr": 0.01, "warm_up_steps": 20, "max_steps": 1000, "decay_fraction": 0.25,
+            "batch_size": 128, "lr": 0.01, "warm_up_steps": 20, "max_steps": 2000, "decay_fraction": 0.25,
             "check_every": 50, "min_steps": 400, "aux_k": 4, "aux_coefficient": 0.03125, "dead_after_steps": 50,
         },
     }  # fmt: skip
@@ -86,7 +86,8 @@ def test_a_world_of_known_features_goes_through_unrefused(tmp_path_factory: pyte
         assert "quarantine" not in read_json(activations_dir("world", TRAINED) / "index.json")
         found = read_json(folder / "metrics" / "world" / "known" / "stability.json")
     trained = found["trained"]
+    assert trained["pw_mcc"]["converged"] == 1
     assert trained["pw_mcc"]["kappa"] > 0.9
-    assert trained["recovery"]["gt_mcc"]["value"] > 0.95
+    assert trained["recovery"]["gt_mcc"]["value"] > 0.9
     assert trained["explained_variance"]["value"] > 0.95
     assert found["gaussian"]["pw_mcc"]["kappa"] < 0.5

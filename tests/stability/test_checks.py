@@ -17,11 +17,10 @@ from reseed.saes.export import write_sae
 from reseed.saes.train import train_saes
 from reseed.stability.checks import check_apart, check_control, check_recorded, check_rows
 from tests.conftest import provenance, train_of
-from tests.saes.builders import CPU, case, shortened, write_layers, write_pairs, write_plain, write_sequences
+from tests.saes.builders import CPU, case, shortened, write_layers, write_pairs, write_plain
 from tests.stability.builders import dictionary, seed_set
 
 FOLDER = Path("data/x/activations/trained")
-SPLIT = ("train", "validation", "test")
 
 
 def activations_of(path: Path, train: torch.Tensor, test: torch.Tensor, dtype: str) -> Activations:
@@ -38,15 +37,6 @@ def test_half_of_the_rows_of_a_split_may_be_rows_of_another(dtype: str, tmp_path
         check_rows(activations_of(tmp_path / "more", rows[:31], rows[20:], dtype), FOLDER)
     turned = rows[:, [1, 0, 2, 3]]  # the same numbers in another order are another row
     check_rows(activations_of(tmp_path / "turned", rows, turned, dtype), FOLDER)
-
-
-def test_a_row_of_no_document_is_padding(features: torch.Tensor, tmp_path: Path) -> None:
-    check_rows(write_sequences(features, tmp_path / "text"), FOLDER)
-    rows = {split: torch.randn(20, 4, generator=torch.Generator().manual_seed(i)) for i, split in enumerate(SPLIT)}
-    beside = {split: {"sequence": torch.arange(20) - int(split == "test")} for split in SPLIT}
-    write_activations(rows, provenance(), "float32", tmp_path / "padded", beside)
-    with pytest.raises(ReseedError, match=r"trained: 1 rows of the split 'test' are padding, of no document"):
-        check_rows(read_activations(tmp_path / "padded"), FOLDER)
 
 
 @pytest.mark.parametrize("name", ["batchtopk", "transcoder", "routesae-per_layer"])

@@ -1,11 +1,13 @@
-"""What a capture costs beyond the forward pass that it reads: plain, hooked, and hooked and written, on real batches.
+"""Whether a capture holds what the model computes, and what it costs beyond the forward pass that it reads.
 
-The figures are of this machine and this moment: they are printed and go to the run facts, never into an artefact.
+The costs (plain, hooked, and hooked and written, on real batches) are of this machine and this moment: they are printed
+and go to the run facts, never into an artefact.
 """
 
 from __future__ import annotations
 
 import resource
+import shutil
 import statistics
 import tempfile
 import time
@@ -18,14 +20,53 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from reseed import ReseedError
 from reseed.activations.language import TOKENS_PER_BATCH, Hooked, Reader, TextBatch, reading, text_batches
+from reseed.activations.store import read_activations
 from reseed.activations.writer import ActivationWriter
-from reseed.params import LanguageCapture
+from reseed.params import SPLITS, LanguageCapture
 from reseed.text.sequences import Sequences
 
 TOKENS = 1 << 14
 """How many are read, at least one batch."""
 ROUNDS = 3
+
+
+CAPTURED_TOLERANCE = 0.1
+"""Largest error of the stored rows over their spread, in the median dimension: bfloat16 keeps 8 bits, and a dimension
+of large mean and small spread loses most of them."""
+SPREAD_ROWS = 4096
+
+
+@torch.no_grad()
+def check_captured(
+    model: Hooked, sequences: Sequences, options: LanguageCapture, device: torch.device, path: Path
+) -> None:
+    """Read the first batch of every split again and compare it with the first rows in `path`.
+
+    Raises ReseedError, and removes `path`, if they are not what the model computes, or any row is of padding.
+    """
+    reader = Reader(model, options, device)
+    activations = read_activations(path)
+    for split in SPLITS:
+        batch = next(text_batches(sequences, split, options, TOKENS_PER_BATCH[device.type]))
+        computed = reader(batch)
+        first = torch.arange(len(batch.wanted))
+        for name, rows in computed.items():
+            stored = activations.rows(split, name)
+            spread = stored.take(torch.arange(min(len(stored), SPREAD_ROWS))).float().flatten(1).std(0)
+            error = stored.take(first).float().flatten(1) - rows.float().cpu().flatten(1)
+            apart = (error.square().mean(0).sqrt() / spread.clamp(min=1e-12)).median().item()
+            if not apart <= CAPTURED_TOLERANCE:
+                shutil.rmtree(path)
+                raise ReseedError(
+                    f"{path}: the first {len(first)} rows of the split {split!r} are {apart:.1%} of their spread from "
+                    f"what the model computes, allowed: {CAPTURED_TOLERANCE:.0%}; they were not read from this model"
+                )
+        pads = int((activations.rows(split, "sequence").whole() < 0).sum())
+        if pads:
+            shutil.rmtree(path)
+            raise ReseedError(f"{path}: {pads} rows of the split {split!r} are padding, of no document, allowed: none")
 
 
 @dataclass(frozen=True)
