@@ -42,7 +42,7 @@ def would_run(folder: Path) -> set[str]:
 def test_every_stage_left_its_artefact_and_its_run_facts(project: Path) -> None:
     stages = set(yaml.safe_load((project / "dvc.lock").read_text())["stages"])
     assert {path.stem for path in (project / "runs").iterdir()} == stages
-    assert len(stages) == 20
+    assert len(stages) == 22
     assert not list(project.rglob("*.partial"))
     assert read_json(project / "metrics/claims" / f"{CLAIM}.json")["verdict"] in (
         "supported", "not supported", "not testable",
@@ -98,7 +98,7 @@ def test_editing_a_room_reruns_the_stages_that_use_it(project: Path) -> None:
         return stages
 
     assert touched("src/reseed/claims/judge.py") == {"claims"}
-    assert touched("src/reseed/stability/nulls.py") == {"stability", "compare", "saebench", "claims"}
+    assert touched("src/reseed/stability/nulls.py") == {"stability", "examples", "compare", "saebench", "claims"}
     assert touched("src/reseed/subjects/modular.py") >= {"download", "probes"}
     assert touched("src/reseed/cli.py") == set()
     assert would_run(project) == set()

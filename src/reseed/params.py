@@ -913,6 +913,7 @@ class Study(Strict):
     gaussians: dict[str, dict[str, str]]
     runs: dict[str, Run]
     pairs: dict[str, Pair]
+    exemplified: dict[str, OfSubject]
     benches: dict[str, OfSubject]
     prompted: dict[str, PromptedArm]
     baselines: dict[str, dict[str, str]]

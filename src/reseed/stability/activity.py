@@ -29,10 +29,10 @@ def held_out_activity(
     trained, untrained = [], []
     for seed in train.seeds:
         sae = SAE.load_from_disk(path / f"seed_{seed}", device="cpu").requires_grad_(False)
-        trained.append(_encode(sae, x))
+        trained.append(encode(sae, x))
         start = type(sae)(sae.cfg)
         start.load_state_dict(initial_weights(variant, training, train, seed, activations))
-        untrained.append(_encode(start, x))
+        untrained.append(encode(start, x))
     return Activity(trained, untrained)
 
 
@@ -48,5 +48,6 @@ def held_out_places(rows: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _encode(sae: SAE[Any], x: torch.Tensor) -> Array:
+def encode(sae: SAE[Any], x: torch.Tensor) -> Array:
+    """Activations [rows, d_sae] of an SAE on rows x, as SAELens computes them."""
     return np.asarray(sae.encode(x).float().numpy())

@@ -480,8 +480,8 @@ def _frontier(workspace: Workspace, variants: list[Variant]) -> Page:
         "frontier.html", "L0, stability and explained variance",
         code(
             "All variants of a subject, from every study: how sparse, how stable above chance, how faithful. "
-            f"{KAPPA} {INTERVAL} The frontier (dashed) is of converged variants that no other converged one beats, by value, in "
-            "all three; what is not converged stands as a cross and is on no frontier."
+            f"{KAPPA} {INTERVAL} The frontier (dashed) is of converged variants that no other converged "
+            "one beats, by value, in all three; what is not converged stands as a cross and is on no frontier."
         ),
         Numbers(workspace),
     )  # fmt: skip
