@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 ARM_NAMES = {"trained": "trained", "random_model": "random weights", "gaussian": "Gaussian", "ood": "other domain"}
@@ -190,8 +191,11 @@ def controls(labels: list[str], title: str) -> dict[str, Any]:
     }
 
 
-def firing() -> dict[str, Any]:
-    """Rows of latents that are shown (`log_count`): how often they fire."""
+def firing(most: int) -> dict[str, Any]:
+    """Rows of latents that are shown (`log_count`): how often they fire, up to `most` rows.
+
+    The axes are fixed, so that they stand still while the reader filters.
+    """
     return {
         "width": "container",
         "height": 180,
@@ -200,7 +204,7 @@ def firing() -> dict[str, Any]:
             "x": {
                 "field": "log_count",
                 "type": "quantitative",
-                "bin": {"step": 0.25},
+                "bin": {"step": 0.25, "extent": [0, math.ceil(4 * math.log10(1 + most)) / 4]},
                 "title": "log10(1 + training rows on which the latent fires)",
             },
             "y": {"aggregate": "count", "title": "latents"},
@@ -208,8 +212,8 @@ def firing() -> dict[str, Any]:
     }
 
 
-def latents() -> dict[str, Any]:
-    """Rows of latents that are shown: how often they come back against how often they fire."""
+def latents(least: int, most: int) -> dict[str, Any]:
+    """Rows of latents that are shown: how often they come back against how often they fire, `least` to `most`."""
     return {
         "width": "container",
         "height": 320,
@@ -217,7 +221,11 @@ def latents() -> dict[str, Any]:
         "transform": [{"filter": "datum.reappearance != null"}],
         "mark": {"type": "point", "filled": True},
         "encoding": {
-            "x": _quantity("firing_count", "training rows on which it fires (log scale)", scale={"type": "log"}),
+            "x": _quantity(
+                "firing_count",
+                "training rows on which it fires (log scale)",
+                scale={"type": "log", "domain": [least, most]},
+            ),
             "y": _quantity(
                 "jittered", "share of the other seeds in which it reappears", scale={"domain": [-0.05, 1.05]}
             ),

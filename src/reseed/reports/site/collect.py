@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 
 from reseed.artifacts import read_json, sha256
 from reseed.params import GAUSSIAN, OOD, RANDOM_MODEL, TRAINED, read_yaml
@@ -109,7 +110,8 @@ class Workspace:
         for study, folder in self.studies.items():
             if not (folder / "dvc.lock").is_file():
                 continue
-            for stage, entry in (read_yaml(folder / "dvc.lock").get("stages") or {}).items():
+            # the C parser, because locks are long
+            for stage, entry in yaml.load((folder / "dvc.lock").read_text(), yaml.CSafeLoader)["stages"].items():
                 for out in entry.get("outs", []):
                     known = found.setdefault(out["path"], (stage, out.get("md5", ""), []))
                     known[2].append(study)

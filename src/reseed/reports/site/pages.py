@@ -458,13 +458,15 @@ def _latents(workspace: Workspace, v: Variant, page: Page, out: Path) -> list[Se
             "it with the stage <code>{1}</code>; then run <code>make report</code> again.</p>"
         ).format(v.folder, stage)
         return [Section("latents", "Latents", [Text(text)])]
+    counts = table["firing_count"][table["alive"]]
+    least, most = max(1, int(counts.min())), max(2, int(counts.max()))
     panel = latents.explorer(page.numbers, v, table, out)
-    for name, spec in (("firing", charts.firing()), ("latents", charts.latents())):
+    for name, spec in (("firing", charts.firing(most)), ("latents", charts.latents(least, most))):
         page.data[name] = {"spec": spec, "file": panel.source, "columns": [], "rows": []}
     return [Section("latents", "Latents", [panel])]
 
 
-def _on_frontier(points: list[dict[str, Any]]) -> set[str]:
+def on_frontier(points: list[dict[str, Any]]) -> set[str]:
     """Converged variants that no other one beats: less L0, more explained variance, more kappa (or equal)."""
     usable = [p for p in points if p["settled"] == SETTLED[0]]
 
@@ -501,7 +503,7 @@ def _frontier(workspace: Workspace, variants: list[Variant]) -> Page:
                         "settled": SETTLED[0] if trained["pw_mcc"]["converged"] else SETTLED[1],
                     }
                 )  # fmt: skip
-        front = _on_frontier(points)
+        front = on_frontier(points)
         data = [[*p.values(), p["name"] in front, _address(by_name[p["name"]])] for p in points]
         rows = []
         for v in sorted(by_name.values(), key=lambda v: (v.stability["trained"]["l0"]["value"], v.name)):

@@ -37,7 +37,9 @@
     RESEED.shown = found;
     const total = all.filter((one) => one.arm === wanted.arm).length;
     document.getElementById("found").textContent = `${found.length} of ${total} latents of the arm ${wanted.arm}`;
-    for (const name of ["firing", "latents"]) RESEED.views[name]?.data("rows", found).runAsync();
+    // Vega warns of a chart without data
+    document.getElementById("pictures").hidden = !found.length;
+    if (found.length) for (const name of ["firing", "latents"]) RESEED.views[name]?.data("rows", found).runAsync();
     fill();
   }
 

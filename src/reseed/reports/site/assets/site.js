@@ -14,7 +14,7 @@ window.RESEED = { charts: {}, latents: null, examples: {}, views: {} };
       background: "transparent", font, padding: 4,
       axis: { labelColor: ink, titleColor: ink, gridColor: line, domainColor: quiet, tickColor: quiet, labelLimit: 150,
               labelFontSize: 11, titleFontSize: 12, titleFontWeight: "normal", tickCount: 5 },
-      legend: { labelColor: ink, titleColor: quiet, orient: "bottom", direction: "horizontal", columns: narrow ? 2 : 4,
+      legend: { labelColor: ink, titleColor: quiet, orient: "bottom", direction: "horizontal", columns: narrow ? 1 : 4,
                 layout: { bottom: { direction: narrow ? "vertical" : "horizontal", anchor: "start", margin: 12 } }, labelFontSize: 11, titleFontSize: 11,
                 symbolFillColor: quiet, symbolStrokeColor: quiet, symbolBaseFillColor: quiet, symbolBaseStrokeColor: quiet, gradientLength: 120 },
       view: { stroke: line },
@@ -39,6 +39,7 @@ window.RESEED = { charts: {}, latents: null, examples: {}, views: {} };
     const many = values.length > 1500 && name === "latents";
     const { view } = await vegaEmbed(place, spec, { actions: false, config: config(place.clientWidth < 640), renderer: many ? "canvas" : "svg", mode: "vega-lite" });
     RESEED.views[name] = view;
+    place.querySelector("form")?.remove(); // of Vega, empty: the controls are the page's own
     for (const select of document.querySelectorAll(`select[data-for="${name}"]`)) view.signal(select.dataset.parameter, select.value);
     await view.runAsync();
     const drawn = place.querySelector("svg, canvas");
