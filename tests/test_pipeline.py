@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -52,6 +53,19 @@ def test_every_stage_left_its_artefact_and_its_run_facts(project: Path) -> None:
         assert read_json(folder / "saebench.json")["core"]["l0"]["value"] > 0
         assert read_json(folder / "stability.json")["seeds"] == 3
         assert len(list((folder / "saebench").rglob("*_eval_results.json"))) == 12  # 2 evals, 3 seeds, 2 kinds
+        latents, examples, partners = (
+            pd.read_parquet(folder / name)
+            for name in ("tables/latents.parquet", "examples/examples.parquet", "examples/partners.parquet")
+        )
+        alive = {
+            tuple(key)
+            for key in latents[(latents["arm"] == "trained") & latents["alive"]][["seed", "latent"]].to_numpy()
+        }
+        for table in (examples, partners):
+            assert {tuple(key) for key in table[["seed", "latent"]].to_numpy()} <= alive
+        mean = partners.groupby(["seed", "latent"])["decoder_cosine"].mean()
+        known = latents[latents["arm"] == "trained"].set_index(["seed", "latent"])["partner_cosine"]
+        assert mean.to_numpy() == pytest.approx(known[mean.index].to_numpy(), rel=1e-4)
 
 
 def test_saelens_alone_recomputes_the_explained_variance_of_the_metrics(project: Path) -> None:

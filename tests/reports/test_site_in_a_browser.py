@@ -48,8 +48,8 @@ FAINT = """(() => {
 })()"""
 DRAWN = """[...document.querySelectorAll("[data-chart]")].map((place) => {
   const drawn = place.querySelector("svg, canvas"), box = drawn.getBoundingClientRect();
-  const words = drawn.getAttribute("aria-label").length;
-  return [place.dataset.chart, drawn.getAttribute("role"), words, box.width, box.height, place.clientWidth];
+  const words = place.getAttribute("aria-label").length;
+  return [place.dataset.chart, place.getAttribute("role"), words, box.width, box.height, place.clientWidth];
 })"""
 CUT = """[...document.querySelectorAll("svg")].flatMap((svg) => {
   const box = svg.getBoundingClientRect();
@@ -217,10 +217,10 @@ def test_latents_are_found_and_shown_by_keyboard(site: Path, browser: Browser) -
     title = "document.getElementById('latent-title').textContent"
     assert browser.evaluate(title) == f"Seed 1, latent {chosen}, arm trained"
     texts = browser.evaluate("[...document.querySelectorAll('#latent .example')].map((e) => e.textContent)")
-    assert texts[1] == f"2.500  row {10 * chosen + 1}: {chosen} + 1 = {chosen + 1} <&>"
+    assert texts[1] == f"2.50  row {10 * chosen + 1}: {chosen} + 1 = {chosen + 1} <&>"
     assert browser.evaluate("document.querySelector('#latent mark').textContent") == "="
     # on to its partner in seed 0, although the filter leaves only seed 1
-    browser.tab_to("e.getAttribute('aria-label')?.startsWith('partner in seed 0')")
+    browser.tab_to("e.getAttribute('aria-label')?.endsWith('partner in seed 0')")
     browser.press("Enter")
     browser.wait(f"{title} == 'Seed 0, latent {49 - chosen}, arm trained'")
     browser.wait("document.querySelectorAll('#latent .example').length == 3")
@@ -245,18 +245,27 @@ def test_a_latent_is_found_by_its_number_and_a_dead_one_says_that_it_has_no_figu
     assert browser.evaluate("document.documentElement.scrollWidth") <= 400
 
 
-def test_a_latent_is_chosen_in_the_chart(site: Path, browser: Browser) -> None:
+def test_points_of_the_charts_choose_a_latent_and_a_variant(site: Path, browser: Browser) -> None:
     browser.look(1000, "light", height=1200)
     browser.open(site / PANEL)
-    at = browser.evaluate("""(() => {
-        const mark = document.querySelector("[data-chart=latents] .mark-symbol path");
-        mark.scrollIntoView({ block: "center", behavior: "instant" });
+    click(browser, "latents")
+    browser.wait("document.getElementById('latent-title').textContent.startsWith('Seed ')")
+    browser.open(site / "frontier.html")
+    click(browser, "superposition-l0")
+    browser.wait("location.pathname.endsWith('variants/superposition/even-topk-12.html')")
+    browser.wait("document.documentElement.dataset.drawn")
+
+
+def click(browser: Browser, chart: str) -> None:
+    """Click on the first point of a chart."""
+    x, y = browser.evaluate(f"""(() => {{
+        const mark = document.querySelector("[data-chart={chart}] .mark-symbol.role-mark path");
+        mark.scrollIntoView({{ block: "center", behavior: "instant" }});
         const box = mark.getBoundingClientRect();
         return [box.x + box.width / 2, box.y + box.height / 2];
-    })()""")
+    }})()""")
     for kind in ("mousePressed", "mouseReleased"):
-        browser.send("Input.dispatchMouseEvent", type=kind, x=at[0], y=at[1], button="left", clickCount=1)
-    browser.wait("document.getElementById('latent-title').textContent.startsWith('Seed ')")
+        browser.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
 
 def _object(browser: Browser, expression: str) -> str:

@@ -196,4 +196,11 @@ def _contrasts(page: Page, variants: list[Variant]) -> list[Block]:
         "Definitions of CE-Bench on pairs of the subject's own test documents. A maximum over latents grows with their "
         "number: compare only within a line. *As published* keeps two faults of the published code."
     )
-    return [Table("Contrastive scores", ["SAE", "score", "SAE", *SAE_CONTROLS.values(), "as published"], rows, note)]
+    return [
+        Table(
+            "Scores of contrastive pairs, beside controls",
+            ["SAE", "score", "SAE", *SAE_CONTROLS.values(), "as published"],
+            rows,
+            note,
+        )
+    ]

@@ -142,13 +142,12 @@ def frontier(x: str, title: str, log: bool, line: bool) -> dict[str, Any]:
             "encoding": {"x": across, "y": _quantity("low", None), "y2": {"field": "high"}},
         },
         {
-            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+            "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1, "cursor": "pointer"},
             "encoding": {
                 "x": across,
                 "y": up,
                 "color": colour,
                 "shape": SHAPE,
-                "href": {"field": "url"},
                 "tooltip": [{"field": name} for name in ("variant", "l0", "explained_variance", "kappa", "settled")],
             },
         },
@@ -204,7 +203,7 @@ def firing(most: int) -> dict[str, Any]:
             "x": {
                 "field": "log_count",
                 "type": "quantitative",
-                "bin": {"step": 0.25, "extent": [0, math.ceil(4 * math.log10(1 + most)) / 4]},
+                "bin": {"step": 0.2, "extent": [0, math.ceil(5 * math.log10(1 + most)) / 5]},
                 "title": "log10(1 + training rows on which the latent fires)",
             },
             "y": {"aggregate": "count", "title": "latents"},
@@ -219,7 +218,7 @@ def latents(least: int, most: int) -> dict[str, Any]:
         "height": 320,
         "params": [{"name": "chosen", "value": -1}],
         "transform": [{"filter": "datum.reappearance != null"}],
-        "mark": {"type": "point", "filled": True},
+        "mark": {"type": "point", "filled": True, "cursor": "pointer"},
         "encoding": {
             "x": _quantity(
                 "firing_count",

@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from reseed.artifacts import writing
+from reseed.claims.judge import NOT_TESTABLE
 from reseed.reports.site import charts, latents
 from reseed.reports.site.benchmarks import benchmark_sections
 from reseed.reports.site.charts import ARM_NAMES, SETTLED
@@ -163,16 +164,15 @@ def _because(numbers: Numbers, claim: Claim) -> Cell:
     if not claim.content:
         return "Its stage has not run."
     parts: list[Cell] = []
-    tests = claim.content.get("tests", [])
-    for i, test in enumerate(tests):
+    for i, test in enumerate(claim.content["tests"]):
         figure = numbers.of(claim.file, "tests", i)
         parts.append(
             Markup("<li>κ of {}: {}, to be {}: <b>{}</b></li>").format(
                 test["figure"], figure, test["bound"], test["outcome"]
             )
         )
-    if not tests:
-        parts = [Markup("<li>{}</li>").format(reason) for reason in claim.content.get("reasons", [])]
+    if claim.verdict == NOT_TESTABLE:  # elsewhere the reasons are the tests in words
+        parts += [Markup("<li>{}</li>").format(reason) for reason in claim.content["reasons"]]
     html = Markup('<ul class="plain">{}</ul>').format(Markup("").join(parts))
     if gates := claim.content.get("gates"):
         items = Markup("").join(
@@ -525,7 +525,8 @@ def _frontier(workspace: Workspace, variants: list[Variant]) -> Page:
         ):
             chart = Chart(
                 f"{subject}-{x}", f"{subject}: κ against {title}",
-                "Points lead to their variants. The null is each variant's strictest; bars are intervals over seeds.",
+                "A click on a point leads to its variant, as the table does. "
+                "The null is each variant's strictest; bars are intervals over seeds.",
                 charts.frontier(x, title, log, bool(front)), has_table=False,
             )  # fmt: skip
             blocks.append(page.draw(chart, "", columns, data))

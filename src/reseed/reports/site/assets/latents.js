@@ -46,7 +46,7 @@
   function fill() {
     list.replaceChildren(...found.slice(0, listed).map((one) => {
       const button = element("button", { type: "button", textContent: `${one.seed} / ${one.latent}` });
-      button.setAttribute("aria-label", `seed ${one.seed}, latent ${one.latent}`);
+      button.setAttribute("aria-label", `${one.seed} / ${one.latent}: seed and latent`);
       button.addEventListener("click", () => choose(one, true));
       const row = element("tr", { className: one.place === chosen ? "chosen" : "" }, element("th", { scope: "row" }, button));
       for (const [name, text] of [["firing_count", String(one.firing_count)], ["reappearance", three(one.reappearance)], ["partner_cosine", three(one.partner_cosine)]]) {
@@ -76,7 +76,7 @@
   function examples(one, { rows }) {
     const lines = (rows.of[one.latent] ?? []).map(([row, activation]) => {
       const [before, token, after] = rows.text[row];
-      const value = RESEED.number(three(activation), ofExamples, `seed ${one.seed}, latent ${one.latent}, row ${row}: activation`);
+      const value = RESEED.number(activation.toPrecision(3), ofExamples, `seed ${one.seed}, latent ${one.latent}, row ${row}: activation`);
       return element("li", { className: "example" }, value, `  row ${row}: `, before, element("mark", { textContent: token }), after);
     });
     if (!lines.length) return [element("p", { textContent: "It fires on none of the held-out rows that were read." })];
@@ -88,12 +88,12 @@
     if (!found.length) return [];
     const rows = found.map(([seed, latent, decoder, encoder]) => {
       const button = element("button", { type: "button", textContent: `${seed} / ${latent}` });
-      button.setAttribute("aria-label", `partner in seed ${seed}: latent ${latent}`);
+      button.setAttribute("aria-label", `${seed} / ${latent}: partner in seed ${seed}`);
       button.addEventListener("click", () => choose(all.find((other) => other.arm === one.arm && other.seed === seed && other.latent === latent), true));
       const at = `seed ${one.seed}, latent ${one.latent}, other seed ${seed}`;
       return element("tr", {}, element("th", { scope: "row" }, button), ...[["decoder_cosine", decoder], ["encoder_cosine", encoder]].map(([name, value]) => element("td", {}, RESEED.number(three(value), ofExamples, `${at}: ${name}`))));
     });
-    const head = element("tr", {}, ...["partner", "decoder cosine", "encoder cosine"].map((textContent) => element("th", { scope: "col", textContent })));
+    const head = element("tr", {}, ...["seed / latent", "decoder cosine", "encoder cosine"].map((textContent) => element("th", { scope: "col", textContent })));
     return [element("div", { className: "scroll" }, element("table", {}, element("caption", { textContent: "One-to-one partners in the other seeds" }), element("thead", {}, head), element("tbody", {}, ...rows)))];
   }
 

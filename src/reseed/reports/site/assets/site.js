@@ -42,9 +42,11 @@ window.RESEED = { charts: {}, latents: null, examples: {}, views: {} };
     place.querySelector("form")?.remove(); // of Vega, empty: the controls are the page's own
     for (const select of document.querySelectorAll(`select[data-for="${name}"]`)) view.signal(select.dataset.parameter, select.value);
     await view.runAsync();
-    const drawn = place.querySelector("svg, canvas");
-    drawn.setAttribute("role", "img");
-    drawn.setAttribute("aria-label", spec.description);
+    // one picture with words of its own: Vega's words for every mark are of no use
+    place.setAttribute("role", "img");
+    place.setAttribute("aria-label", spec.description);
+    place.querySelector("svg, canvas").setAttribute("aria-hidden", "true");
+    view.addEventListener("click", (_, item) => { if (item?.datum?.url) location.assign(item.datum.url); });
     document.dispatchEvent(new CustomEvent("drawn", { detail: name }));
   }
 
