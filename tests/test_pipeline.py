@@ -57,15 +57,12 @@ def test_every_stage_left_its_artefact_and_its_run_facts(project: Path) -> None:
             pd.read_parquet(folder / name)
             for name in ("tables/latents.parquet", "examples/examples.parquet", "examples/partners.parquet")
         )
-        alive = {
-            tuple(key)
-            for key in latents[(latents["arm"] == "trained") & latents["alive"]][["seed", "latent"]].to_numpy()
-        }
+        trained = latents[latents["arm"] == "trained"].set_index(["seed", "latent"])
+        alive = set(trained.index[trained["alive"]])
         for table in (examples, partners):
-            assert {tuple(key) for key in table[["seed", "latent"]].to_numpy()} <= alive
+            assert set(table.set_index(["seed", "latent"]).index) <= alive
         mean = partners.groupby(["seed", "latent"])["decoder_cosine"].mean()
-        known = latents[latents["arm"] == "trained"].set_index(["seed", "latent"])["partner_cosine"]
-        assert mean.to_numpy() == pytest.approx(known[mean.index].to_numpy(), rel=1e-4)
+        assert mean.to_numpy() == pytest.approx(trained.loc[mean.index, "partner_cosine"].to_numpy(), rel=1e-4)
 
 
 def test_saelens_alone_recomputes_the_explained_variance_of_the_metrics(project: Path) -> None:
