@@ -9,7 +9,7 @@ VENV := .venv
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: help setup remotes minilm ray repro sweep test test-all smoke faults lint log table plots bench ravel lock
+.PHONY: help setup remotes minilm ray repro sweep test test-all smoke faults lint log table plots report bench ravel lock
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -70,6 +70,9 @@ table: setup  ## write the result table and picture of the README from the metri
 
 plots: setup  ## render every DVC plot to dvc_plots/*.svg and *.png, without network
 	reseed plots
+
+report: setup  ## a static site of the metrics in site/, which opens from disk
+	reseed report
 
 bench: setup  ## the trainer's speed beside SAELens and dictionary_learning (some ten minutes, on a quiet machine)
 	python benches/speed.py

@@ -84,7 +84,7 @@ def _tiny_subject(subject: dict[str, Any]) -> None:
 
 
 def _tiny_study(study: dict[str, Any]) -> None:
-    for table in ("runs", "pairs", "covered", "benches"):
+    for table in ("runs", "pairs", "covered", "exemplified", "benches"):
         study[table] = {name: entry for name, entry in study[table].items() if entry["variant"] in VARIANTS}
     first, second = VARIANTS
     study["comparisons"]["modular-k"] |= {"variants": [first, *7 * [second]], "baseline": second}

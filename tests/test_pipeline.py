@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -53,6 +54,16 @@ def test_every_stage_left_its_artefact_and_its_run_facts(project: Path) -> None:
         assert read_json(folder / "stability.json")["seeds"] == 3
         assert 0 < read_json(folder / "coverage.json")["parts"]["all"]["value"] < 1
         assert len(list((folder / "saebench").rglob("*_eval_results.json"))) == 12  # 2 evals, 3 seeds, 2 kinds
+        latents, examples, partners = (
+            pd.read_parquet(folder / name)
+            for name in ("tables/latents.parquet", "examples/examples.parquet", "examples/partners.parquet")
+        )
+        trained = latents[latents["arm"] == "trained"].set_index(["seed", "latent"])
+        alive = set(trained.index[trained["alive"]])
+        for table in (examples, partners):
+            assert set(table.set_index(["seed", "latent"]).index) <= alive
+        mean = partners.groupby(["seed", "latent"])["decoder_cosine"].mean()
+        assert mean.to_numpy() == pytest.approx(trained.loc[mean.index, "partner_cosine"].to_numpy(), rel=1e-4)
 
 
 def test_saelens_alone_recomputes_the_explained_variance_of_the_metrics(project: Path) -> None:
@@ -99,7 +110,8 @@ def test_editing_a_room_reruns_the_stages_that_use_it(project: Path) -> None:
         return stages
 
     assert touched("src/reseed/claims/judge.py") == {"claims"}
-    assert touched("src/reseed/stability/nulls.py") == {"stability", "coverage", "compare", "saebench", "claims"}
+    reruns = {"stability", "coverage", "examples", "compare", "saebench", "claims"}
+    assert touched("src/reseed/stability/nulls.py") == reruns
     assert touched("src/reseed/subjects/modular.py") >= {"download", "probes"}
     assert touched("src/reseed/cli.py") == set()
     assert would_run(project) == set()

@@ -112,8 +112,8 @@ def test_every_pair_of_the_study_has_all_that_its_stages_read() -> None:
     assert {(subject, arm) for subject, _, arm in trained} == made
     assert {subject for subject, _ in captured} == set(study["subjects"])
     pairs = {(pair["subject"], pair["variant"]) for pair in study["pairs"].values()}
-    assert {(bench["subject"], bench["variant"]) for bench in study["benches"].values()} == pairs
-    assert {(covered["subject"], covered["variant"]) for covered in study["covered"].values()} == pairs
+    for table in ("covered", "exemplified", "benches"):
+        assert {(entry["subject"], entry["variant"]) for entry in study[table].values()} == pairs
     for comparison in study["comparisons"].values():
         assert {(comparison["subject"], variant) for variant in comparison["variants"]} <= pairs
     bars = {f"metrics/{pair['subject']}/{pair['variant']}/stability.json": "kappa" for pair in study["pairs"].values()}

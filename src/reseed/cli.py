@@ -162,6 +162,17 @@ def draw(
         print(path)
 
 
+@app.command()
+def report(
+    out: Annotated[Path, typer.Option(help="folder for the site; what is there is replaced")] = Path("site"),
+) -> None:
+    """Write a static site of the metrics, which opens from disk: claims, variants, frontier, benchmarks, latents."""
+    from reseed.reports.site import build
+
+    pages = build(out)
+    print(f"{pages[0]}: open it in a browser ({len(pages)} pages)")
+
+
 def main() -> None:
     """Run the command; bad input is one sentence and exit code 1."""
     try:

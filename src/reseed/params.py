@@ -917,6 +917,7 @@ class Study(Strict):
     pairs: dict[str, Pair]
     outside: dict[str, OfSubject]
     covered: dict[str, OfSubject]
+    exemplified: dict[str, OfSubject]
     benches: dict[str, OfSubject]
     prompted: dict[str, PromptedArm]
     baselines: dict[str, dict[str, str]]

@@ -44,6 +44,7 @@ from reseed.cli import app
 from reseed.models.language import load_language_model
 from reseed.params import load_language, load_params
 from reseed.saes.train import initial_weights
+from reseed.text.documents import document
 from reseed.text.sequences import read_sequences
 from reseed.text.tokenizers import read_tokenizer
 from tests.benchmarks.builders import lens_sae
@@ -122,6 +123,36 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def model_of(arm: str = "trained") -> Any:
     sequences = read_sequences(tokens_dir("tiny"))
     return load_language_model(load_language("tiny").model, lm_dir("tiny"), arm, sequences, "tiny")
+
+
+@pytest.mark.usefixtures("project")
+def test_examples_of_latents_are_rows_that_were_captured_with_the_text_they_were_captured_from() -> None:
+    stage("examples")("tiny", "tiny")
+    examples = pd.read_parquet(metrics_dir("tiny", "tiny") / "examples" / "examples.parquet")
+    activations, documents = read_activations(activations_dir("tiny", "trained")), text_of_split("test")
+    sequence = activations.rows("test", "sequence").whole()
+    for seed, block in examples.groupby("seed"):
+        sae = SAE.load_from_disk(sae_dir("tiny", "tiny") / f"seed_{seed}", device="cpu")
+        with torch.no_grad():
+            acts = sae.encode(activations.rows("test").take(torch.tensor(block["row"].to_numpy())).float())
+        found = acts[torch.arange(len(block)), torch.tensor(block["latent"].to_numpy())]
+        assert block["activation"].to_numpy() == pytest.approx(found.numpy(), rel=1e-4)
+    assert len(examples) > 100
+    for row, token in examples[["row", "token"]].drop_duplicates().itertuples(index=False):
+        # a token may be a part of a character
+        assert token.strip("\ufffd ") in documents[int(sequence[row])]
+    # most words stand whole before the token that was read, as the document has them
+    whole = [
+        (before + token).split("\n")[-1][-12:] in documents[int(sequence[row])]
+        for row, before, token in examples[["row", "before", "token"]].drop_duplicates().itertuples(index=False)
+    ]
+    assert sum(whole) / len(whole) > 0.7
+
+
+def text_of_split(split: str) -> list[str]:
+    """The documents of the raw rows, in their order."""
+    lines = (raw_dir("tiny") / f"{split}.jsonl").read_text().splitlines()
+    return [document(json.loads(line)).text for line in lines]
 
 
 @pytest.mark.usefixtures("project")

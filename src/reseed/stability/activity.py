@@ -28,8 +28,7 @@ def held_out_activity(
     """
     x = held_out_rows(activations)
     found = [
-        (_encode(sae, x), _encode(start, x))
-        for sae, start in with_untrained(path, variant, training, train, activations)
+        (encode(sae, x), encode(start, x)) for sae, start in with_untrained(path, variant, training, train, activations)
     ]
     return Activity([acts for acts, _ in found], [acts for _, acts in found])
 
@@ -60,5 +59,6 @@ def held_out_places(rows: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _encode(sae: SAE[Any], x: torch.Tensor) -> Array:
+def encode(sae: SAE[Any], x: torch.Tensor) -> Array:
+    """Activations [rows, d_sae] of an SAE on rows x, as SAELens computes them."""
     return np.asarray(sae.encode(x).float().numpy())

@@ -1,0 +1,85 @@
+"""The panel of latents: the table of a variant, its examples and partners, as files that a page loads."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from reseed.reports.site.collect import Variant, Workspace
+from reseed.reports.site.figures import Explorer, Numbers
+
+FIGURES = (
+    "encoder_decoder_cosine", "reappearance", "partner_cosine", "best_cosine", "activation_correlation",
+)  # fmt: skip
+"""Columns of latents.parquet that may be absent."""
+
+
+def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, out: Path) -> Explorer:
+    """Write the data of a variant's latents below `out`; returns the panel that shows them."""
+    workspace = numbers.workspace
+    place = f"data/latents/{v.subject}/{v.name}"
+    (out / place).parent.mkdir(parents=True, exist_ok=True)
+    columns = ["arm", "seed", "latent", "firing_count", "alive", *(name for name in FIGURES if name in table)]
+    frame = table[columns].assign(alive=table["alive"].astype(int))
+    content = {name: [_plain(value) for value in frame[name]] for name in columns}
+    _write(out / f"{place}.js", "window.RESEED.latents", content)
+    file = f"{v.folder}/examples/examples.parquet"
+    examples, partners = workspace.table(file), workspace.table(f"{v.folder}/examples/partners.parquet")
+    have = examples is not None and partners is not None
+    if examples is not None and partners is not None:
+        for seed in sorted(set(examples["seed"]) | set(partners["seed"])):
+            of_seed = {"rows": _rows(examples[examples["seed"] == seed])}
+            of_seed |= {"partners": _partners(partners[partners["seed"] == seed])}
+            _write(out / f"{place}-{seed}.js", f"window.RESEED.examples[{seed}]", of_seed)
+    return Explorer(
+        folder=v.folder,
+        arms=[arm for arm in v.arms if (table["arm"] == arm).any()],
+        seeds=sorted(int(seed) for seed in table["seed"].unique()),
+        source=numbers.source(f"{v.folder}/tables/latents.parquet"),
+        data=f"{place}.js",
+        examples=f"{place}-" if have else "",
+        examples_source=numbers.source(file) if have else -1,
+        stage=_stage(workspace, v),
+    )
+
+
+def _rows(examples: pd.DataFrame) -> dict[str, Any]:
+    """Latent -> [[test row, activation], …], and the text of every row once."""
+    texts = examples.drop_duplicates("row")
+    of_latent: dict[str, list[list[float]]] = {}
+    for latent, row, activation in examples[["latent", "row", "activation"]].itertuples(index=False):
+        of_latent.setdefault(str(latent), []).append([int(row), float(activation)])
+    columns = texts[["row", "before", "token", "after"]].itertuples(index=False)
+    return {"of": of_latent, "text": {str(row): [before, token, after] for row, before, token, after in columns}}
+
+
+def _partners(partners: pd.DataFrame) -> dict[str, list[list[float]]]:
+    """Latent -> [[other seed, its latent, decoder cosine, encoder cosine], …]."""
+    found: dict[str, list[list[float]]] = {}
+    columns = ["latent", "other_seed", "partner", "decoder_cosine", "encoder_cosine"]
+    for latent, seed, partner, decoder, encoder in partners[columns].itertuples(index=False):
+        found.setdefault(str(latent), []).append([int(seed), int(partner), float(decoder), float(encoder)])
+    return found
+
+
+def _stage(workspace: Workspace, v: Variant) -> str:
+    """The stage instance that makes the examples, where a study holds one."""
+    stability = workspace.origin(f"{v.folder}/stability.json").stage
+    return stability.replace("stability@", "examples@") if stability else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    if math.isnan(number):
+        return None
+    return int(number) if number.is_integer() else number
+
+
+def _write(path: Path, name: str, content: Any) -> None:
+    path.write_text(f"{name} = {json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(',', ':'))};\n")

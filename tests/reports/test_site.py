@@ -1,0 +1,327 @@
+"""The site: every number is the metrics', every panel says what it lacks, and the pages are whole HTML."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import tomllib
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from reseed.artifacts import read_json, sha256, write_json, write_parquet
+from reseed.cli import app
+from reseed.reports.site.collect import Workspace
+from reseed.reports.site.figures import figure, shown
+from reseed.reports.site.pages import ASSETS, build, on_frontier
+from tests.conftest import ROOT
+
+VARIANTS = ("modular/topk-k4", "modular/topk-k8", "gsm8k-gpt/gpt-topk-16", "superposition/even-topk-12")
+WITH_TABLES = "modular/topk-k4"
+SEEDS, LATENTS = (0, 1, 2), 60
+CLAIM = "low-l0-agreement"
+VOID = {"meta", "link", "br", "input", "img"}
+
+
+class Element:
+    """A node of a parsed page."""
+
+    def __init__(self, tag: str, attributes: dict[str, str]) -> None:
+        self.tag, self.attributes = tag, attributes
+        self.children: list[Element | str] = []
+
+    def walk(self) -> Iterator[Element]:
+        yield self
+        for child in self.children:
+            if isinstance(child, Element):
+                yield from child.walk()
+
+    def all(self, tag: str, **attributes: str) -> list[Element]:
+        wanted = {name.rstrip("_"): value for name, value in attributes.items()}
+        return [e for e in self.walk() if e.tag == tag and wanted.items() <= e.attributes.items()]
+
+    @property
+    def text(self) -> str:
+        return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+
+class Parser(HTMLParser):
+    """Refuses what is not well nested."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.root = Element("root", {})
+        self.open = [self.root]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        made = Element(tag, {name: value or "" for name, value in attrs})
+        self.open[-1].children.append(made)
+        if tag not in VOID:
+            self.open.append(made)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop().tag == tag
+
+    def handle_data(self, data: str) -> None:
+        self.open[-1].children.append(data)
+
+
+def parse(page: Path) -> Element:
+    parser = Parser()
+    parser.feed(page.read_text())
+    assert parser.open == [parser.root], page
+    return parser.root
+
+
+def planted_tables(folder: Path) -> None:
+    """Tables of latents, examples and partners whose every number is known by rule."""
+    seeds, latents = (column.ravel() for column in np.meshgrid(SEEDS, np.arange(LATENTS), indexing="ij"))
+    alive = latents < 50
+    table = pd.DataFrame(
+        {
+            "seed": seeds, "latent": latents, "firing_count": np.where(alive, 100 * (latents + 1), 0), "alive": alive,
+            "reappearance": np.where(alive, (latents % 3) / 2, np.nan),
+            "partner_cosine": np.where(alive, latents / 50, np.nan),
+        }
+    )  # fmt: skip
+    arms = [table.assign(arm=arm) for arm in ("trained", "random_model", "gaussian")]
+    write_parquet(folder / "tables" / "latents.parquet", pd.concat(arms))
+    living = table[table.alive]
+    examples = [
+        {"seed": seed, "latent": latent, "row": 10 * latent + i, "activation": 3.5 - i, "before": f"{latent} + {i} ",
+         "token": "=", "after": f" {latent + i} <&>"}
+        for seed, latent in living[["seed", "latent"]].itertuples(index=False) for i in range(3)
+    ]  # fmt: skip
+    write_parquet(folder / "examples" / "examples.parquet", pd.DataFrame(examples))
+    partners = [
+        {"seed": seed, "latent": latent, "other_seed": other, "partner": 49 - latent, "decoder_cosine": 0.875,
+         "encoder_cosine": 0.625}
+        for seed, latent in living[["seed", "latent"]].itertuples(index=False) for other in SEEDS if other != seed
+    ]  # fmt: skip
+    write_parquet(folder / "examples" / "partners.parquet", pd.DataFrame(partners))
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed results of a few variants, with planted tables, gates and a claim that nobody judged."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("study.yaml", "claims.yaml", "dvc.lock", *(f"studies/{s}" for s in ("gsm8k-gpt", "synthetic"))):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
+    shutil.copytree(ROOT / "runs", root / "runs")
+    for name in (*VARIANTS, "claims"):
+        shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name)
+    shutil.copy(ROOT / "metrics" / "replication.json", root / "metrics" / "replication.json")
+    planted_tables(root / "metrics" / WITH_TABLES)
+    verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
+    evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]
+    gates = [
+        {"gate": "converged", "of": "modular/topk-k4", "outcome": "passed", "reason": ""},
+        {"gate": "alive", "of": "modular/topk-k4", "outcome": "failed", "reason": "the verdict <flips>"},
+    ]
+    known = {evidence[0]: sha256(root / evidence[0]), evidence[1]: "0" * 64, evidence[2]: "1" * 64}
+    write_json(verdict, read_json(verdict) | {"gates": gates, "artefacts": known})
+    (root / "metrics" / "claims" / "above-random-weights.json").unlink()
+    return root
+
+
+@pytest.fixture(scope="session")
+def site(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "site"
+    build(out, project)
+    return out
+
+
+@pytest.fixture(scope="session")
+def pages(site: Path) -> dict[str, Element]:
+    return {str(path.relative_to(site)): parse(path) for path in sorted(site.rglob("*.html"))}
+
+
+def sources(page: Element) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(page.all("script", id="sources")[0].text)
+    return found
+
+
+def test_every_number_shown_is_the_one_in_its_file(project: Path, pages: dict[str, Element]) -> None:
+    seen = 0
+    for name, page in pages.items():
+        files = [source["file"] for source in sources(page)]
+        for number in page.all("span", class_="num"):
+            content: Any = read_json(project / files[int(number.attributes["data-file"])])
+            for key in number.attributes["data-key"].split("/"):
+                content = content[int(key)] if isinstance(content, list) else content[key]
+            form = number.attributes.get("data-form")
+            if form is None:  # a word, such as a verdict
+                assert number.text == content, name
+                continue
+            keys = ("kappa", "kappa_low", "kappa_high") if form == "kappa" else ("value", "low", "high")
+            expected = [content[key] for key in keys if key in content] if isinstance(content, dict) else [content]
+            parts = re.findall(r"-?[\d,.]*\d", number.text)
+            assert len(parts) in (1, len(expected)), (name, number.text)
+            for part, value in zip(parts, expected, strict=False):
+                half = 0.5 * 10.0 ** -len(part.partition(".")[2]) if "." in part else 0.0
+                assert abs(float(part.replace(",", "")) - value) <= half * 1.0001, (name, number.attributes)
+            seen += 1
+    assert seen > 500
+
+
+def test_numbers_of_one_interval_have_equal_decimals_and_small_ones_enough() -> None:
+    assert shown(0.0261, 0.00722, 0.05) == ["0.026", "0.007", "0.050"]
+    assert shown(-0.00722, -0.0094) == ["-0.00722", "-0.00940"]
+    assert shown(0.0) == ["0.000"]
+    assert shown(3.4e-7) == ["0.000000340"]
+    assert shown(10000) == ["10,000"]
+    assert figure({"value": 1.0, "low": 0.9999, "high": 1.0001}) == "1.000 [1.000, 1.000]"
+    assert figure({"value": 0.5}) == "0.500"
+
+
+def test_what_is_not_converged_says_so(project: Path, pages: dict[str, Element]) -> None:
+    for variant in VARIANTS:
+        stability = read_json(project / "metrics" / variant / "stability.json")
+        page = pages[f"variants/{variant}.html"]
+        table = next(t for t in page.all("table") if t.all("caption")[0].text.startswith("Each statistic"))
+        marked = [row for row in table.all("tr") if row.all("span", class_="badge unsettled")]
+        records = [record for record in stability["records"] if record["latents"] == "alive"]
+        assert len(table.all("tr")) == 1 + len(records)
+        assert len(marked) == sum(not record["converged"] for record in records)
+        index = next(t for t in pages["index.html"].all("tr") if t.all("a") and t.all("a")[0].text in variant)
+        assert bool(index.all("span", class_="badge unsettled")) == any(
+            not stability[arm]["pw_mcc"]["converged"] for arm in {record["arm"] for record in records}
+        )
+
+
+def test_claims_show_verdicts_gates_and_whether_their_evidence_is_still_that(pages: dict[str, Element]) -> None:
+    table = next(t for t in pages["index.html"].all("table") if "claims" in t.all("caption")[0].text)
+    rows = {row.all("code")[0].text: row for row in table.all("tr")[1:]}
+    verdicts = {name: row.all("td")[0].text for name, row in rows.items()}
+    assert verdicts == {
+        "low-l0-agreement": "supported", "agreement-falls-with-k": "not testable", "above-random-weights": "not judged",
+    }  # fmt: skip
+    said = " ".join(rows[CLAIM].text.split())
+    assert "κ of trained, modular/topk-k4: 0.928 [0.914, 0.942], to be above 0: holds" in said
+    assert "Gates: 1 of 2 passed" in said
+    assert "failed alive of modular/topk-k4: the verdict <flips>" in said
+    assert "topk-k4/stability.jsonsha256" in said.replace(" ", "")
+    ends = [item.text.rpartition(": ")[2] for item in rows[CLAIM].all("details")[1].all("li")]
+    # by path: gone, topk-k4, topk-k8
+    assert ends == ["not in this workspace", "as judged", "changed since it was judged"]
+    assert "is not converged" in rows["agreement-falls-with-k"].text
+
+
+def test_an_origin_is_that_of_the_locks_and_the_run_facts(project: Path) -> None:
+    workspace, file = Workspace(project), "metrics/modular/topk-k8/stability.json"
+    found, facts = workspace.origin(file), read_json(project / "runs" / "stability@modular-topk-k8.json")
+    assert (found.stage, found.studies) == ("stability@modular-topk-k8", ("default",))
+    assert (found.revision, found.started) == (facts["revision"], facts["started"])
+    assert found.md5 == hashlib.md5((project / file).read_bytes()).hexdigest()
+    assert found.as_locked
+    # the verdict was edited after its stage ran
+    edited = workspace.origin(f"metrics/claims/{CLAIM}.json")
+    assert edited.md5
+    assert not edited.as_locked
+    assert workspace.origin("metrics/modular/topk-k4/tables/latents.parquet").md5.endswith(".dir")
+    assert workspace.origin("metrics/elsewhere.json").stage == ""
+    assert workspace.origin("metrics/gsm8k-gpt/gpt-topk-16/stability.json").studies == ("gsm8k-gpt",)
+
+
+def test_a_panel_without_its_table_names_the_command(pages: dict[str, Element]) -> None:
+    said = pages["variants/modular/topk-k8.html"].text
+    assert "dvc pull metrics/modular/topk-k8/tables" in said
+    assert "stability@modular-topk-k8" in said
+    assert not pages["variants/modular/topk-k8.html"].all("form")
+    whole = pages[f"variants/{WITH_TABLES}.html"]
+    assert "dvc pull" not in whole.text
+    assert whole.all("form")
+
+
+def test_the_data_of_latents_are_those_of_the_tables(site: Path) -> None:
+    def data(name: str) -> Any:
+        return json.loads((site / "data/latents" / name).read_text().partition(" = ")[2].rstrip(";\n"))
+
+    table = data(f"{WITH_TABLES}.js")
+    assert len(table["seed"]) == 3 * len(SEEDS) * LATENTS
+    assert table["firing_count"][:3] == [100, 200, 300]
+    assert table["reappearance"][48:51] == [0, 0.5, None]  # 50 is dead
+    of_seed = data(f"{WITH_TABLES}-1.js")
+    assert of_seed["rows"]["of"]["7"] == [[70, 3.5], [71, 2.5], [72, 1.5]]
+    assert of_seed["rows"]["text"]["71"] == ["7 + 1 ", "=", " 8 <&>"]
+    assert of_seed["partners"]["7"] == [[0, 42, 0.875, 0.625], [2, 42, 0.875, 0.625]]
+
+
+def test_the_frontier_holds_what_no_converged_variant_beats() -> None:
+    def point(name: str, l0: float, ev: float, kappa: float, settled: str = "converged") -> dict[str, Any]:
+        return {"name": name, "l0": l0, "ev": ev, "kappa": kappa, "settled": settled}
+
+    points = [
+        point("sparse", 2, 0.7, 0.9), point("faithful", 8, 0.9, 0.5), point("beaten", 8, 0.8, 0.5),
+        point("unsettled", 1, 1.0, 1.0, "not converged"), point("between", 4, 0.8, 0.6),
+    ]  # fmt: skip
+    assert on_frontier(points) == {"sparse", "faithful", "between"}
+    assert on_frontier([point("a", 2, 0.7, 0.9), point("b", 2, 0.7, 0.9)]) == {"a", "b"}
+
+
+def test_pages_are_whole_and_every_link_leads_somewhere(site: Path, pages: dict[str, Element]) -> None:
+    assert len(pages) == 4 + len(VARIANTS)
+    for name, page in pages.items():
+        ids = [e.attributes["id"] for e in page.walk() if "id" in e.attributes]
+        assert len(ids) == len(set(ids)), name
+        assert page.all("html")[0].attributes["lang"] == "en"
+        assert len(page.all("h1")) == 1
+        assert len(page.all("main")) == 1
+        for table in page.all("table"):
+            assert table.all("caption"), name
+            assert all("scope" in cell.attributes for cell in table.all("th")), name
+        for figure_ in page.all("figure"):
+            assert figure_.all("figcaption")[0].text.strip()
+        for place, attribute in (("a", "href"), ("link", "href"), ("script", "src")):
+            for element in page.all(place):
+                url = element.attributes.get(attribute, "")
+                if not url or url.startswith("data:"):
+                    continue
+                assert "://" not in url, (name, url)
+                path, _, anchor = url.partition("#")
+                target = (site / name).parent / path if path else site / name
+                assert target.is_file(), (name, url)
+                if anchor:
+                    of_target = pages[str(target.resolve().relative_to(site.resolve()))]
+                    assert any(e.attributes.get("id") == anchor for e in of_target.walk()), (name, url)
+        assert page.all("a", class_="skip")[0].attributes["href"] == "#main"
+
+
+def test_no_page_is_large(site: Path) -> None:
+    for page in site.rglob("*.html"):
+        assert page.stat().st_size < 150_000, page
+
+
+def test_an_installed_package_finds_templates_and_assets() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    folder = ROOT / "src/reseed/reports/site"
+    packaged = {path for pattern in patterns["reseed.reports.site"] for path in folder.glob(pattern)}
+    other = {path for path in folder.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert packaged == other
+    assert {path.name for path in other if path.parent.name == "assets"} == set(ASSETS)
+
+
+def test_the_command_makes_the_same_bytes_again_and_leaves_nothing_of_an_older_site(
+    project: Path, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "made"
+    out.mkdir()
+    (out / "old.html").write_text("old")
+    monkeypatch.chdir(project)
+    done = CliRunner().invoke(app, ["report", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert f"{out / 'index.html'}: open it in a browser" in done.output.replace("\n", "")
+    found, expected = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (out, site)
+    )
+    assert found == expected
