@@ -59,7 +59,6 @@ def world(folder: Path) -> None:
         stage("synthesise")(WORLD)
         for variant in (FOUND, FROZEN):
             stage("train")(WORLD, variant, TRAINED)
-        shutil.copytree(activations_dir(WORLD, TRAINED), activations_dir(WORLD, "gaussian"))
         for variant in (FOUND, FROZEN):
             _score(variant)
             probe(variant)

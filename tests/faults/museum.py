@@ -89,6 +89,12 @@ class Museum:
                 return told(str(error), folder)
         return None
 
+    def new(self, name: str) -> Path:
+        """An empty folder."""
+        folder = self.folder / name
+        folder.mkdir()
+        return folder
+
     def _base(self, base: bases.Base) -> Path:
         if base.__name__ not in self.made:
             folder = self.folder / base.__name__

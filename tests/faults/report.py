@@ -19,8 +19,8 @@ The numbers are those of a review of the two systems. In messages, \u2026 stands
 differ from machine to machine."""
 
 
-def metrics(faults: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> dict[str, Any]:
-    """The content of metrics/faults.json: 1 is what should be."""
+def metrics(faults: Sequence[Fault], outcomes: Mapping[str, Outcome], verdicts: Mapping[str, str]) -> dict[str, Any]:
+    """The content of metrics/faults.json: 1 is what should be. verdicts: of the clean claims on known features."""
     each = {
         fault.name: {
             "source": fault.source,
@@ -34,6 +34,8 @@ def metrics(faults: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> dict[st
         "refused": sum(one["refused"] for one in each.values()),
         "clean": len(each),
         "accepted": sum(one["accepted"] for one in each.values()),
+        "positives": len(verdicts),
+        "supported": sum(verdict == "supported" for verdict in verdicts.values()),
         "faults": each,
     }
 
@@ -41,13 +43,21 @@ def metrics(faults: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> dict[st
 def score(content: Mapping[str, Any]) -> str:
     return (
         f"refused for the right reason {content['refused']}/{content['planted']}, "
-        f"clean twins accepted {content['accepted']}/{content['clean']}"
+        f"clean twins accepted {content['accepted']}/{content['clean']}, "
+        f"clean claims on known features supported {content['supported']}/{content['positives']}"
     )
 
 
-def page(faults: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
+def page(faults: Sequence[Fault], outcomes: Mapping[str, Outcome], verdicts: Mapping[str, str]) -> str:
     """docs/faults.md."""
-    lines = ["# Planted faults", "", INTRODUCTION, "", f"**{score(metrics(faults, outcomes)).capitalize()}.**", ""]
+    lines = [
+        "# Planted faults",
+        "",
+        INTRODUCTION,
+        "",
+        f"**{score(metrics(faults, outcomes, verdicts)).capitalize()}.**",
+        "",
+    ]
     for fault in faults:
         message = outcomes[fault.name].refused or "Nothing refused it."
         lines += [
@@ -57,4 +67,6 @@ def page(faults: Sequence[Fault], outcomes: Mapping[str, Outcome]) -> str:
             f"**Planted:** {fault.planted}", "",
             f"> {message}", "",
         ]  # fmt: skip
-    return "\n".join(lines)
+    lines += ["## Clean claims on worlds of known features", "", "| world | verdict |", "|---|---|"]
+    lines += [f"| `{name}` | {verdict} |" for name, verdict in verdicts.items()]
+    return "\n".join([*lines, ""])
