@@ -176,6 +176,18 @@ def test_the_data_of_a_chart_open_as_a_table(project: Path, site: Path, browser:
         assert [float(cells[i]) for i in (1, 3, 4)] == [float(step), float(value), float(null)]
 
 
+def test_the_histogram_has_every_bin_up_to_a_cosine_of_one(site: Path, browser: Browser) -> None:
+    browser.look(1000, "light")
+    browser.open(site / PANEL)
+    right, edge = browser.evaluate("""(() => {
+        const svg = document.querySelector("[data-chart=matches] svg");
+        const bars = [...svg.querySelectorAll(".mark-rect.role-mark path")].map((bar) => bar.getBoundingClientRect());
+        return [Math.max(...bars.filter((bar) => bar.width > 2 && bar.height > 2).map((bar) => bar.right)),
+                svg.querySelector(".root .background").getBoundingClientRect().right];
+    })()""")
+    assert right == pytest.approx(edge, abs=2)  # seeds that agree have their mass in the last bin
+
+
 def test_a_choice_changes_the_chart(site: Path, browser: Browser) -> None:
     browser.look(1000, "light")
     browser.open(site / PANEL)

@@ -114,9 +114,10 @@ def matches() -> dict[str, Any]:
             {"filter": "datum.arm == arm"},
             {"calculate": "datum.cosine + 0.025", "as": "end"},
         ],
-        "mark": {"type": "area", "interpolate": "step-after", "line": True, "fillOpacity": 0.25},
+        "mark": {"type": "bar", "opacity": 0.55},
         "encoding": {
-            "x": _quantity("cosine", "|cosine| of the best match (bin of 0.025)", scale={"domain": [0, 1]}),
+            "x": _quantity("cosine", "|cosine| of the best match", bin="binned", scale={"domain": [0, 1]}),
+            "x2": {"field": "end"},
             "y": _quantity("share", "share of latents", stack=None),
             "color": {"field": "series", "type": "nominal", "title": None, "scale": {"domain": SERIES}},
         },

@@ -43,6 +43,7 @@ class Claim:
     registered: str
     """The file that it is registered in."""
     file: str
+    evidence: tuple[str, ...]
     content: dict[str, Any]
     """Of metrics/claims/<id>.json, empty where that does not exist."""
     artefacts: dict[str, str]
@@ -142,7 +143,8 @@ class Workspace:
                 content = self.json(file) if self.has(file) else {}
                 artefacts = {path: self._as_judged(path, known) for path, known in content.get("artefacts", {}).items()}
                 relative = str(registered.relative_to(self.root))
-                found.append(Claim(name, study, str(claim["statement"]), relative, file, content, artefacts))
+                evidence = tuple(dict.fromkeys(claim.get("evidence", ())))
+                found.append(Claim(name, study, str(claim["statement"]), relative, file, evidence, content, artefacts))
         return found
 
     def _as_judged(self, path: str, known: str) -> str:

@@ -154,6 +154,8 @@ class Explorer:
     examples_source: int
     stage: str
     """What makes the examples."""
+    certificates: Cell
+    """Which arms' agreement may be used, in words."""
     kind: str = "explorer"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from reseed.reports.site.collect import Variant, Workspace
-from reseed.reports.site.figures import Explorer, Numbers
+from reseed.reports.site.figures import Cell, Explorer, Numbers
 
 FIGURES = (
     "encoder_decoder_cosine", "reappearance", "partner_cosine", "best_cosine", "activation_correlation",
@@ -18,7 +18,7 @@ FIGURES = (
 """Columns of latents.parquet that may be absent."""
 
 
-def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, out: Path) -> Explorer:
+def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, certificates: Cell, out: Path) -> Explorer:
     """Write the data of a variant's latents below `out`; returns the panel that shows them."""
     workspace = numbers.workspace
     place = f"data/latents/{v.subject}/{v.name}"
@@ -44,6 +44,7 @@ def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, out: Path) -> Ex
         examples=f"{place}-" if have else "",
         examples_source=numbers.source(file) if have else -1,
         stage=_stage(workspace, v),
+        certificates=certificates,
     )
 
 
