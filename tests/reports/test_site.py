@@ -235,11 +235,31 @@ def test_an_origin_is_that_of_the_locks_and_the_run_facts(project: Path) -> None
 def test_a_panel_without_its_table_names_the_command(pages: dict[str, Element]) -> None:
     said = pages["variants/modular/topk-k8.html"].text
     assert "dvc pull metrics/modular/topk-k8/tables" in said
-    assert "stability@modular-topk-k8" in said
+    assert "dvc repro stability@modular-topk-k8;" in said
+    language = pages["variants/gsm8k-gpt/gpt-topk-16.html"].text
+    assert "dvc repro studies/gsm8k-gpt/dvc.yaml:stability@gsm8k-gpt-topk-16;" in language
     assert not pages["variants/modular/topk-k8.html"].all("form")
     whole = pages[f"variants/{WITH_TABLES}.html"]
     assert "dvc pull" not in whole.text
     assert whole.all("form")
+
+
+def test_a_panel_without_examples_says_how_to_get_them(tmp_path: Path) -> None:
+    for variant in ("modular/topk-k4", "modular/other"):
+        shutil.copytree(ROOT / "metrics/modular/topk-k4", tmp_path / "metrics" / variant)
+        planted_tables(tmp_path / "metrics" / variant)
+        shutil.rmtree(tmp_path / "metrics" / variant / "examples")
+    shutil.copy(ROOT / "study.yaml", tmp_path / "study.yaml")
+    build(tmp_path / "site", tmp_path)
+    asked, not_asked = (
+        " ".join(parse(tmp_path / "site/variants/modular" / f"{name}.html").text.split())
+        for name in ("topk-k4", "other")
+    )
+    assert "dvc pull metrics/modular/topk-k4/examples, or make them with dvc repro examples@modular-topk-k4;" in asked
+    assert "No study asks for examples of these latents" in not_asked
+    # nothing is known of files that no lock names, and nothing was claimed
+    assert sources(parse(tmp_path / "site/variants/modular/other.html"))[0]["stage"] == ""
+    assert "Subject modular" in parse(tmp_path / "site/index.html").text
 
 
 def test_the_data_of_latents_are_those_of_the_tables(site: Path) -> None:

@@ -131,6 +131,20 @@ class Workspace:
             file, stage, tuple(studies), facts.get("revision", ""), facts.get("started", ""), md5, as_locked
         )  # fmt: skip
 
+    def target(self, stage: str, study: str) -> str:
+        """What `dvc repro` calls a stage instance of a study."""
+        folder = self.studies[study].relative_to(self.root)
+        return stage if study == DEFAULT_STUDY else f"{folder}/dvc.yaml:{stage}"
+
+    @cached_property
+    def exemplified(self) -> dict[tuple[str, str], str]:
+        """(subject, variant) -> what `dvc repro` calls the stage that makes its examples."""
+        found: dict[tuple[str, str], str] = {}
+        for study, folder in self.studies.items():
+            for name, one in (read_yaml(folder / "study.yaml").get("exemplified") or {}).items():
+                found.setdefault((one["subject"], one["variant"]), self.target(f"examples@{name}", study))
+        return found
+
     def claims(self) -> list[Claim]:
         """Every registered claim, the default study's first."""
         found = []

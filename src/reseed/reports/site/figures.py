@@ -153,7 +153,7 @@ class Explorer:
     """Likewise of the examples, less the seed and `.js`; empty where there are none."""
     examples_source: int
     stage: str
-    """What makes the examples."""
+    """What `dvc repro` calls the stage that makes the examples, empty where no study asks for them."""
     certificates: Cell
     """Which arms' agreement may be used, in words."""
     kind: str = "explorer"

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from reseed.reports.site.collect import Variant, Workspace
+from reseed.reports.site.collect import Variant
 from reseed.reports.site.figures import Cell, Explorer, Numbers
 
 FIGURES = (
@@ -43,7 +43,7 @@ def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, certificates: Ce
         data=f"{place}.js",
         examples=f"{place}-" if have else "",
         examples_source=numbers.source(file) if have else -1,
-        stage=_stage(workspace, v),
+        stage=workspace.exemplified.get((v.subject, v.name), ""),
         certificates=certificates,
     )
 
@@ -65,12 +65,6 @@ def _partners(partners: pd.DataFrame) -> dict[str, list[list[float]]]:
     for latent, seed, partner, decoder, encoder in partners[columns].itertuples(index=False):
         found.setdefault(str(latent), []).append([int(seed), int(partner), float(decoder), float(encoder)])
     return found
-
-
-def _stage(workspace: Workspace, v: Variant) -> str:
-    """The stage instance that makes the examples, where a study holds one."""
-    stability = workspace.origin(f"{v.folder}/stability.json").stage
-    return stability.replace("stability@", "examples@") if stability else ""
 
 
 def _plain(value: Any) -> Any:

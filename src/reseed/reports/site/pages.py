@@ -455,11 +455,14 @@ def _latents(workspace: Workspace, v: Variant, page: Page, out: Path) -> list[Se
     file = f"{v.folder}/tables/latents.parquet"
     table = workspace.table(file)
     if table is None:
-        stage = workspace.origin(f"{v.folder}/stability.json").stage or "stability"
+        origin = workspace.origin(f"{v.folder}/stability.json")
         text = Markup(
-            "<p>The table of latents is not in this workspace. Fetch it with <code>dvc pull {0}/tables</code>, or make "
-            "it with the stage <code>{1}</code>; then run <code>make report</code> again.</p>"
-        ).format(v.folder, stage)
+            "<p>The table of latents is not in this workspace. Fetch it with <code>dvc pull {}/tables</code>"
+        ).format(v.folder)
+        if origin.studies:
+            target = workspace.target(origin.stage, origin.studies[0])
+            text += Markup(", or make it with <code>dvc repro {}</code>").format(target)
+        text += Markup("; then run <code>make report</code> again.</p>")
         return [Section("latents", "Latents", [Text(text)])]
     counts = table["firing_count"][table["alive"]]
     least, most = max(1, int(counts.min())), max(2, int(counts.max()))
