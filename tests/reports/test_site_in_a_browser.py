@@ -9,9 +9,8 @@ import pytest
 
 from reseed.artifacts import read_json
 from tests.reports.browser import CHROMIUM, Browser
-from tests.reports.test_site import LATENTS, SEEDS, WITH_TABLES, project, site
+from tests.reports.builders import LATENTS, SEEDS, WITH_TABLES
 
-__all__ = ["project", "site"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"),

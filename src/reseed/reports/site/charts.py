@@ -18,16 +18,9 @@ SERIES = ["SAEs", "covariance null"]
 
 
 def _arm(arms: list[str]) -> dict[str, Any]:
-    names = json.dumps({arm: ARM_NAMES.get(arm, arm) for arm in arms})
-    legend = {"labelExpr": f"({names})[datum.label]"}
-    return {
-        "field": "arm",
-        "type": "nominal",
-        "title": "arm",
-        "scale": {"domain": arms},
-        "sort": arms,
-        "legend": legend,
-    }
+    """An arm has the same colour in every chart, whichever others stand beside it."""
+    legend = {"values": arms, "labelExpr": f"({json.dumps(ARM_NAMES)})[datum.label]"}
+    return {"field": "arm", "type": "nominal", "title": "arm", "scale": {"domain": list(ARM_NAMES)}, "legend": legend}
 
 
 def _quantity(field: str, title: str | None, **more: Any) -> dict[str, Any]:
