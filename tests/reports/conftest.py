@@ -25,6 +25,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name)
     shutil.copy(ROOT / "metrics" / "replication.json", root / "metrics" / "replication.json")
     planted_tables(root / "metrics" / WITH_TABLES)
+    write_json(root / "data/modular/activations/trained/index.json", {"splits": {"train": {"rows": 8000}}})
     verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
     evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]
     gates = [

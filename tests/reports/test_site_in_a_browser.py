@@ -227,6 +227,10 @@ def test_latents_are_found_and_shown_by_keyboard(site: Path, browser: Browser) -
     chosen = order[0]
     title = "document.getElementById('latent-title').textContent"
     assert browser.evaluate(title) == f"Seed 1, latent {chosen}, arm trained"
+    rows = "[...document.querySelectorAll('#latent tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    figures = dict(browser.evaluate(f"{rows}.filter((row) => row.length == 2)"))
+    assert figures["firing count"] == str(100 * (chosen + 1))
+    assert float(figures["firing frequency"]) == pytest.approx(100 * (chosen + 1) / 8000, rel=5e-3)
     texts = browser.evaluate("[...document.querySelectorAll('#latent .example')].map((e) => e.textContent)")
     assert texts[1] == f"2.50  row {10 * chosen + 1}: {chosen} + 1 = {chosen + 1} <&>"
     assert browser.evaluate("document.querySelector('#latent mark').textContent") == "="

@@ -154,6 +154,8 @@ class Explorer:
     examples_source: int
     stage: str
     """What `dvc repro` calls the stage that makes the examples, empty where no study asks for them."""
+    training_rows: int | None
+    """Of the trained arm; its control arms have as many."""
     certificates: Cell
     """Which arms' agreement may be used, in words."""
     kind: str = "explorer"
