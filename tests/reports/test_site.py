@@ -12,22 +12,17 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from reseed.artifacts import read_json, sha256, write_json, write_parquet
+from reseed.artifacts import read_json
 from reseed.cli import app
 from reseed.reports.site.collect import Workspace
 from reseed.reports.site.figures import figure, shown
 from reseed.reports.site.pages import ASSETS, build, on_frontier
 from tests.conftest import ROOT
+from tests.reports.builders import CLAIM, LATENTS, SEEDS, VARIANTS, WITH_TABLES, planted_tables
 
-VARIANTS = ("modular/topk-k4", "modular/topk-k8", "gsm8k-gpt/gpt-topk-16", "superposition/even-topk-12")
-WITH_TABLES = "modular/topk-k4"
-SEEDS, LATENTS = (0, 1, 2), 60
-CLAIM = "low-l0-agreement"
 VOID = {"meta", "link", "br", "input", "img"}
 
 
@@ -79,65 +74,6 @@ def parse(page: Path) -> Element:
     parser.feed(page.read_text())
     assert parser.open == [parser.root], page
     return parser.root
-
-
-def planted_tables(folder: Path) -> None:
-    """Tables of latents, examples and partners whose every number is known by rule."""
-    seeds, latents = (column.ravel() for column in np.meshgrid(SEEDS, np.arange(LATENTS), indexing="ij"))
-    alive = latents < 50
-    table = pd.DataFrame(
-        {
-            "seed": seeds, "latent": latents, "firing_count": np.where(alive, 100 * (latents + 1), 0), "alive": alive,
-            "reappearance": np.where(alive, (latents % 3) / 2, np.nan),
-            "partner_cosine": np.where(alive, latents / 50, np.nan),
-        }
-    )  # fmt: skip
-    arms = [table.assign(arm=arm) for arm in ("trained", "random_model", "gaussian")]
-    write_parquet(folder / "tables" / "latents.parquet", pd.concat(arms))
-    living = table[table.alive]
-    examples = [
-        {"seed": seed, "latent": latent, "row": 10 * latent + i, "activation": 3.5 - i, "before": f"{latent} + {i} ",
-         "token": "=", "after": f" {latent + i} <&>"}
-        for seed, latent in living[["seed", "latent"]].itertuples(index=False) for i in range(3)
-    ]  # fmt: skip
-    write_parquet(folder / "examples" / "examples.parquet", pd.DataFrame(examples))
-    partners = [
-        {"seed": seed, "latent": latent, "other_seed": other, "partner": 49 - latent, "decoder_cosine": 0.875,
-         "encoder_cosine": 0.625}
-        for seed, latent in living[["seed", "latent"]].itertuples(index=False) for other in SEEDS if other != seed
-    ]  # fmt: skip
-    write_parquet(folder / "examples" / "partners.parquet", pd.DataFrame(partners))
-
-
-@pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The committed results of a few variants, with planted tables, gates and a claim that nobody judged."""
-    root = tmp_path_factory.mktemp("project")
-    for name in ("study.yaml", "claims.yaml", "dvc.lock", *(f"studies/{s}" for s in ("gsm8k-gpt", "synthetic"))):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
-    shutil.copytree(ROOT / "runs", root / "runs")
-    for name in (*VARIANTS, "claims"):
-        shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name)
-    shutil.copy(ROOT / "metrics" / "replication.json", root / "metrics" / "replication.json")
-    planted_tables(root / "metrics" / WITH_TABLES)
-    verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
-    evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]
-    gates = [
-        {"gate": "converged", "of": "modular/topk-k4", "outcome": "passed", "reason": ""},
-        {"gate": "alive", "of": "modular/topk-k4", "outcome": "failed", "reason": "the verdict <flips>"},
-    ]
-    known = {evidence[0]: sha256(root / evidence[0]), evidence[1]: "0" * 64, evidence[2]: "1" * 64}
-    write_json(verdict, read_json(verdict) | {"gates": gates, "artefacts": known})
-    (root / "metrics" / "claims" / "above-random-weights.json").unlink()
-    return root
-
-
-@pytest.fixture(scope="session")
-def site(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("out") / "site"
-    build(out, project)
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -235,11 +171,32 @@ def test_an_origin_is_that_of_the_locks_and_the_run_facts(project: Path) -> None
 def test_a_panel_without_its_table_names_the_command(pages: dict[str, Element]) -> None:
     said = pages["variants/modular/topk-k8.html"].text
     assert "dvc pull metrics/modular/topk-k8/tables" in said
-    assert "stability@modular-topk-k8" in said
+    assert "dvc repro stability@modular-topk-k8;" in said
+    language = pages["variants/gsm8k-gpt/gpt-topk-16.html"].text
+    assert "dvc repro studies/gsm8k-gpt/dvc.yaml:stability@gsm8k-gpt-topk-16;" in language
     assert not pages["variants/modular/topk-k8.html"].all("form")
     whole = pages[f"variants/{WITH_TABLES}.html"]
     assert "dvc pull" not in whole.text
+    assert "in one pass over 8,000 of them" in whole.text
     assert whole.all("form")
+
+
+def test_a_panel_without_examples_says_how_to_get_them(tmp_path: Path) -> None:
+    for variant in ("modular/topk-k4", "modular/other"):
+        shutil.copytree(ROOT / "metrics/modular/topk-k4", tmp_path / "metrics" / variant)
+        planted_tables(tmp_path / "metrics" / variant)
+        shutil.rmtree(tmp_path / "metrics" / variant / "examples")
+    shutil.copy(ROOT / "study.yaml", tmp_path / "study.yaml")
+    build(tmp_path / "site", tmp_path)
+    asked, not_asked = (
+        " ".join(parse(tmp_path / "site/variants/modular" / f"{name}.html").text.split())
+        for name in ("topk-k4", "other")
+    )
+    assert "dvc pull metrics/modular/topk-k4/examples, or make them with dvc repro examples@modular-topk-k4;" in asked
+    assert "No study asks for examples of these latents" in not_asked
+    # nothing is known of files that no lock names, and nothing was claimed
+    assert sources(parse(tmp_path / "site/variants/modular/other.html"))[0]["stage"] == ""
+    assert "Subject modular" in parse(tmp_path / "site/index.html").text
 
 
 def test_the_data_of_latents_are_those_of_the_tables(site: Path) -> None:

@@ -9,9 +9,8 @@ import pytest
 
 from reseed.artifacts import read_json
 from tests.reports.browser import CHROMIUM, Browser
-from tests.reports.test_site import LATENTS, SEEDS, WITH_TABLES, project, site
+from tests.reports.builders import LATENTS, SEEDS, WITH_TABLES
 
-__all__ = ["project", "site"]
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"),
@@ -176,6 +175,18 @@ def test_the_data_of_a_chart_open_as_a_table(project: Path, site: Path, browser:
         assert [float(cells[i]) for i in (1, 3, 4)] == [float(step), float(value), float(null)]
 
 
+def test_the_histogram_has_every_bin_up_to_a_cosine_of_one(site: Path, browser: Browser) -> None:
+    browser.look(1000, "light")
+    browser.open(site / PANEL)
+    right, edge = browser.evaluate("""(() => {
+        const svg = document.querySelector("[data-chart=matches] svg");
+        const bars = [...svg.querySelectorAll(".mark-rect.role-mark path")].map((bar) => bar.getBoundingClientRect());
+        return [Math.max(...bars.filter((bar) => bar.width > 2 && bar.height > 2).map((bar) => bar.right)),
+                svg.querySelector(".root .background").getBoundingClientRect().right];
+    })()""")
+    assert right == pytest.approx(edge, abs=2)  # seeds that agree have their mass in the last bin
+
+
 def test_a_choice_changes_the_chart(site: Path, browser: Browser) -> None:
     browser.look(1000, "light")
     browser.open(site / PANEL)
@@ -216,6 +227,10 @@ def test_latents_are_found_and_shown_by_keyboard(site: Path, browser: Browser) -
     chosen = order[0]
     title = "document.getElementById('latent-title').textContent"
     assert browser.evaluate(title) == f"Seed 1, latent {chosen}, arm trained"
+    rows = "[...document.querySelectorAll('#latent tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
+    figures = dict(browser.evaluate(f"{rows}.filter((row) => row.length == 2)"))
+    assert figures["firing count"] == str(100 * (chosen + 1))
+    assert float(figures["firing frequency"]) == pytest.approx(100 * (chosen + 1) / 8000, rel=5e-3)
     texts = browser.evaluate("[...document.querySelectorAll('#latent .example')].map((e) => e.textContent)")
     assert texts[1] == f"2.50  row {10 * chosen + 1}: {chosen} + 1 = {chosen + 1} <&>"
     assert browser.evaluate("document.querySelector('#latent mark').textContent") == "="

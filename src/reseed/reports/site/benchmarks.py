@@ -92,7 +92,8 @@ def _saebench(page: Page, variants: list[Variant]) -> list[Block]:
         chart = Chart(
             "saebench", "Sparse probing: the SAE beside its controls",
             "Mean test accuracy over the tasks that a dense probe solves better than shuffled labels; bars are "
-            "intervals over SAE seeds, controls have none. The null is the random SAE.",
+            "intervals over SAE seeds, controls have none. The null is the random SAE. The table names the SAEs whose "
+            "seeds have not all converged.",
             charts.controls(_labels(points), "test accuracy"), has_table=False,
         )  # fmt: skip
         blocks += [
@@ -165,7 +166,7 @@ def _probes(page: Page, variants: list[Variant]) -> list[Block]:
     chart = Chart(
         "probes", "AUC of probes on k latents, less that of a dense probe",
         "Means over 113 data sets; bars are intervals over SAE seeds, controls are means of two seeds. The null is the "
-        "random SAE; 0 is the dense probe.",
+        "random SAE; 0 is the dense probe. The table names the SAEs whose seeds have not all converged.",
         charts.controls(_labels(points), "AUC less that of the dense probe"), has_table=False,
     )  # fmt: skip
     table = Table(

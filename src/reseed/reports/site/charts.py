@@ -18,16 +18,9 @@ SERIES = ["SAEs", "covariance null"]
 
 
 def _arm(arms: list[str]) -> dict[str, Any]:
-    names = json.dumps({arm: ARM_NAMES.get(arm, arm) for arm in arms})
-    legend = {"labelExpr": f"({names})[datum.label]"}
-    return {
-        "field": "arm",
-        "type": "nominal",
-        "title": "arm",
-        "scale": {"domain": arms},
-        "sort": arms,
-        "legend": legend,
-    }
+    """An arm has the same colour in every chart, whichever others stand beside it."""
+    legend = {"values": arms, "labelExpr": f"({json.dumps(ARM_NAMES)})[datum.label]"}
+    return {"field": "arm", "type": "nominal", "title": "arm", "scale": {"domain": list(ARM_NAMES)}, "legend": legend}
 
 
 def _quantity(field: str, title: str | None, **more: Any) -> dict[str, Any]:
@@ -114,9 +107,10 @@ def matches() -> dict[str, Any]:
             {"filter": "datum.arm == arm"},
             {"calculate": "datum.cosine + 0.025", "as": "end"},
         ],
-        "mark": {"type": "area", "interpolate": "step-after", "line": True, "fillOpacity": 0.25},
+        "mark": {"type": "bar", "opacity": 0.55},
         "encoding": {
-            "x": _quantity("cosine", "|cosine| of the best match (bin of 0.025)", scale={"domain": [0, 1]}),
+            "x": _quantity("cosine", "|cosine| of the best match", bin="binned", scale={"domain": [0, 1]}),
+            "x2": {"field": "end"},
             "y": _quantity("share", "share of latents", stack=None),
             "color": {"field": "series", "type": "nominal", "title": None, "scale": {"domain": SERIES}},
         },

@@ -43,6 +43,7 @@ class Claim:
     registered: str
     """The file that it is registered in."""
     file: str
+    evidence: tuple[str, ...]
     content: dict[str, Any]
     """Of metrics/claims/<id>.json, empty where that does not exist."""
     artefacts: dict[str, str]
@@ -130,6 +131,20 @@ class Workspace:
             file, stage, tuple(studies), facts.get("revision", ""), facts.get("started", ""), md5, as_locked
         )  # fmt: skip
 
+    def target(self, stage: str, study: str) -> str:
+        """What `dvc repro` calls a stage instance of a study."""
+        folder = self.studies[study].relative_to(self.root)
+        return stage if study == DEFAULT_STUDY else f"{folder}/dvc.yaml:{stage}"
+
+    @cached_property
+    def exemplified(self) -> dict[tuple[str, str], str]:
+        """(subject, variant) -> what `dvc repro` calls the stage that makes its examples."""
+        found: dict[tuple[str, str], str] = {}
+        for study, folder in self.studies.items():
+            for name, one in (read_yaml(folder / "study.yaml").get("exemplified") or {}).items():
+                found.setdefault((one["subject"], one["variant"]), self.target(f"examples@{name}", study))
+        return found
+
     def claims(self) -> list[Claim]:
         """Every registered claim, the default study's first."""
         found = []
@@ -142,7 +157,8 @@ class Workspace:
                 content = self.json(file) if self.has(file) else {}
                 artefacts = {path: self._as_judged(path, known) for path, known in content.get("artefacts", {}).items()}
                 relative = str(registered.relative_to(self.root))
-                found.append(Claim(name, study, str(claim["statement"]), relative, file, content, artefacts))
+                evidence = tuple(dict.fromkeys(claim.get("evidence", ())))
+                found.append(Claim(name, study, str(claim["statement"]), relative, file, evidence, content, artefacts))
         return found
 
     def _as_judged(self, path: str, known: str) -> str:
@@ -154,6 +170,11 @@ class Workspace:
         """Everything that has a stability.json, by subject and name."""
         paths = sorted(self.root.glob("metrics/*/*/stability.json"))
         return [Variant(p.parts[-3], p.parts[-2], self.json(str(p.relative_to(self.root)))) for p in paths]
+
+    def training_rows(self, subject: str) -> int | None:
+        """Rows of the training split of the trained arm, None where its activations are not in the workspace."""
+        file = f"data/{subject}/activations/trained/index.json"
+        return int(self.json(file)["splits"]["train"]["rows"]) if self.has(file) else None
 
     def table(self, file: str) -> pd.DataFrame | None:
         """A table that DVC holds, None where it is not in the workspace."""

@@ -153,7 +153,11 @@ class Explorer:
     """Likewise of the examples, less the seed and `.js`; empty where there are none."""
     examples_source: int
     stage: str
-    """What makes the examples."""
+    """What `dvc repro` calls the stage that makes the examples, empty where no study asks for them."""
+    training_rows: int | None
+    """Of the trained arm; its control arms have as many."""
+    certificates: Cell
+    """Which arms' agreement may be used, in words."""
     kind: str = "explorer"
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from reseed.reports.site.collect import Variant, Workspace
-from reseed.reports.site.figures import Explorer, Numbers
+from reseed.reports.site.collect import Variant
+from reseed.reports.site.figures import Cell, Explorer, Numbers
 
 FIGURES = (
     "encoder_decoder_cosine", "reappearance", "partner_cosine", "best_cosine", "activation_correlation",
@@ -18,7 +18,7 @@ FIGURES = (
 """Columns of latents.parquet that may be absent."""
 
 
-def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, out: Path) -> Explorer:
+def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, certificates: Cell, out: Path) -> Explorer:
     """Write the data of a variant's latents below `out`; returns the panel that shows them."""
     workspace = numbers.workspace
     place = f"data/latents/{v.subject}/{v.name}"
@@ -43,7 +43,9 @@ def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, out: Path) -> Ex
         data=f"{place}.js",
         examples=f"{place}-" if have else "",
         examples_source=numbers.source(file) if have else -1,
-        stage=_stage(workspace, v),
+        stage=workspace.exemplified.get((v.subject, v.name), ""),
+        training_rows=workspace.training_rows(v.subject),
+        certificates=certificates,
     )
 
 
@@ -64,12 +66,6 @@ def _partners(partners: pd.DataFrame) -> dict[str, list[list[float]]]:
     for latent, seed, partner, decoder, encoder in partners[columns].itertuples(index=False):
         found.setdefault(str(latent), []).append([int(seed), int(partner), float(decoder), float(encoder)])
     return found
-
-
-def _stage(workspace: Workspace, v: Variant) -> str:
-    """The stage instance that makes the examples, where a study holds one."""
-    stability = workspace.origin(f"{v.folder}/stability.json").stage
-    return stability.replace("stability@", "examples@") if stability else ""
 
 
 def _plain(value: Any) -> Any:

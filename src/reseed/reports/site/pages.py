@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict
 from importlib import resources
@@ -18,7 +19,7 @@ from reseed.claims.judge import NOT_TESTABLE
 from reseed.reports.site import charts, latents
 from reseed.reports.site.benchmarks import benchmark_sections
 from reseed.reports.site.charts import ARM_NAMES, SETTLED
-from reseed.reports.site.collect import Claim, Variant, Workspace
+from reseed.reports.site.collect import ARMS, Claim, Variant, Workspace
 from reseed.reports.site.figures import (
     NOTHING,
     UNSETTLED,
@@ -124,9 +125,12 @@ def _index(workspace: Workspace, variants: list[Variant]) -> Page:
     )
     page = Page("index.html", "Claims and variants", lead, numbers)
     claims = workspace.claims()
+    pages = {f"{v.folder}/stability.json": _link(_address(v), f"{v.subject}/{v.name}") for v in variants}
     rows = [
         [
-            Markup('{}<br><span class="quiet"><code>{}</code>, {}</span>').format(c.statement, c.name, c.registered),
+            Markup('{}<br><span class="quiet"><code>{}</code>, {}; evidence: {}</span>').format(
+                c.statement, c.name, c.registered, Markup(", ").join(pages.get(path, path) for path in c.evidence)
+            ),
             _verdict(page.numbers, c),
             _because(page.numbers, c),
         ]
@@ -151,13 +155,7 @@ def _verdict(numbers: Numbers, claim: Claim) -> Cell:
     badge = Markup('<span class="badge verdict {}">{}</span>').format(kind, claim.verdict)
     if not claim.content:
         return badge
-    return _marked(numbers, badge, claim.file, "verdict")
-
-
-def _marked(numbers: Numbers, inner: Markup, file: str, key: str) -> Markup:
-    return Markup('<span class="num" tabindex="0" data-file="{}" data-key="{}">{}</span>').format(
-        numbers.source(file), key, inner
-    )
+    return numbers.mark(badge, claim.file, "verdict")
 
 
 def _because(numbers: Numbers, claim: Claim) -> Cell:
@@ -166,9 +164,10 @@ def _because(numbers: Numbers, claim: Claim) -> Cell:
     parts: list[Cell] = []
     for i, test in enumerate(claim.content["tests"]):
         figure = numbers.of(claim.file, "tests", i)
+        of_arm = "κ of " if re.match(rf"({'|'.join(ARMS)})\b", test["figure"]) else ""
         parts.append(
-            Markup("<li>κ of {}: {}, to be {}: <b>{}</b></li>").format(
-                test["figure"], figure, test["bound"], test["outcome"]
+            Markup("<li>{}{}: {}, to be {}: <b>{}</b></li>").format(
+                of_arm, test["figure"], figure, test["bound"], test["outcome"]
             )
         )
     if claim.verdict == NOT_TESTABLE:  # elsewhere the reasons are the tests in words
@@ -370,20 +369,23 @@ def _stability(page: Page, v: Variant) -> Section:
     return Section("stability", "Stability", blocks)
 
 
+def _certificates(v: Variant) -> str:
+    """Which arms' agreement may be used, in words."""
+    said = (
+        f"{ARM_NAMES.get(arm, arm)} {SETTLED[0] if v.stability[arm]['pw_mcc']['converged'] else SETTLED[1]}"
+        for arm in v.arms
+    )
+    return f"Certificate of `pw_mcc`: {', '.join(said)}."
+
+
 def _curves(workspace: Workspace, page: Page, v: Variant) -> Section:
     blocks: list[Block] = []
     if workspace.has(file := f"{v.folder}/steps.csv"):
         frame = workspace.csv(file)
-        marks = Markup(", ").join(
-            Markup("{}: {}").format(
-                ARM_NAMES.get(arm, arm), "converged" if v.stability[arm]["pw_mcc"]["converged"] else "not converged"
-            )
-            for arm in v.arms
-        )
         caption = code(
             "Means over pairs of seeds at each snapshot before the learning rate falls (no interval is kept for them); "
-            "dashed: the covariance null at the same step. Step 0 stands at 10. Certificate of pw_mcc: "
-        ) + Markup("{}.").format(marks)
+            "dashed: the covariance null at the same step. Step 0 stands at 10. " + _certificates(v)
+        )
         chart = Chart(
             "steps", "Certificate curves: the statistic against steps", caption, charts.steps(v.arms),
             {"statistic": ("Statistic", list(dict.fromkeys(frame["statistic"])))},
@@ -442,7 +444,8 @@ def _matches(workspace: Workspace, page: Page, v: Variant) -> Section:
         return Section("matches", "Best matches", [Text(f"{file} is not in this workspace.")])
     caption = code(
         "Every alive latent's largest |cosine| with a latent of another seed, over all pairs of seeds, beside "
-        "dictionaries drawn with the decoders' own covariance (the null). Shares of all latents; no interval."
+        "dictionaries drawn with the decoders' own covariance (the null). Shares of all latents; no interval. "
+        + _certificates(v)
     )
     chart = Chart("matches", "Best-match histogram", caption, charts.matches(), {"arm": ("Arm", v.arms)})
     return Section("matches", "Best matches", [page.draw_csv(chart, file)])
@@ -452,15 +455,18 @@ def _latents(workspace: Workspace, v: Variant, page: Page, out: Path) -> list[Se
     file = f"{v.folder}/tables/latents.parquet"
     table = workspace.table(file)
     if table is None:
-        stage = workspace.origin(f"{v.folder}/stability.json").stage or "stability"
+        origin = workspace.origin(f"{v.folder}/stability.json")
         text = Markup(
-            "<p>The table of latents is not in this workspace. Fetch it with <code>dvc pull {0}/tables</code>, or make "
-            "it with the stage <code>{1}</code>; then run <code>make report</code> again.</p>"
-        ).format(v.folder, stage)
+            "<p>The table of latents is not in this workspace. Fetch it with <code>dvc pull {}/tables</code>"
+        ).format(v.folder)
+        if origin.studies:
+            target = workspace.target(origin.stage, origin.studies[0])
+            text += Markup(", or make it with <code>dvc repro {}</code>").format(target)
+        text += Markup("; then run <code>make report</code> again.</p>")
         return [Section("latents", "Latents", [Text(text)])]
     counts = table["firing_count"][table["alive"]]
     least, most = max(1, int(counts.min())), max(2, int(counts.max()))
-    panel = latents.explorer(page.numbers, v, table, out)
+    panel = latents.explorer(page.numbers, v, table, code(_certificates(v)), out)
     for name, spec in (("firing", charts.firing(most)), ("latents", charts.latents(least, most))):
         page.data[name] = {"spec": spec, "file": panel.source, "columns": [], "rows": []}
     return [Section("latents", "Latents", [panel])]
@@ -526,7 +532,7 @@ def _frontier(workspace: Workspace, variants: list[Variant]) -> Page:
             chart = Chart(
                 f"{subject}-{x}", f"{subject}: κ against {title}",
                 "A click on a point leads to its variant, as the table does. "
-                "The null is each variant's strictest; bars are intervals over seeds.",
+                "The null is each variant's strictest; bars are intervals over seeds. A cross: not converged.",
                 charts.frontier(x, title, log, bool(front)), has_table=False,
             )  # fmt: skip
             blocks.append(page.draw(chart, "", columns, data))

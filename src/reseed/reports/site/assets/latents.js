@@ -70,6 +70,11 @@
       const text = name === "alive" ? (one.alive ? "yes" : "no") : name === "firing_count" ? String(one[name]) : three(one[name]);
       return element("tr", {}, element("th", { scope: "row", textContent: name.replaceAll("_", " ") }), element("td", {}, RESEED.number(text, source, key(one, name))));
     });
+    const trainingRows = Number(panel.dataset.trainingRows);
+    if (trainingRows) {
+      const frequency = RESEED.number((one.firing_count / trainingRows).toPrecision(3), source, `${key(one, "firing_count")} / ${trainingRows} training rows`);
+      rows.splice(1, 0, element("tr", {}, element("th", { scope: "row", textContent: "firing frequency" }), element("td", {}, frequency)));
+    }
     return element("div", { className: "scroll" }, element("table", {}, element("caption", { textContent: "Its figures" }), element("tbody", {}, ...rows)));
   }
 

@@ -1,0 +1,45 @@
+"""A small project and its site, made once for the tests of its pages and for those in a browser."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from reseed.artifacts import read_json, sha256, write_json
+from reseed.reports.site.pages import build
+from tests.conftest import ROOT
+from tests.reports.builders import CLAIM, VARIANTS, WITH_TABLES, planted_tables
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The committed results of a few variants, with planted tables, gates and a claim that nobody judged."""
+    root = tmp_path_factory.mktemp("project")
+    for name in ("study.yaml", "claims.yaml", "dvc.lock", *(f"studies/{s}" for s in ("gsm8k-gpt", "synthetic"))):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
+    shutil.copytree(ROOT / "runs", root / "runs")
+    for name in (*VARIANTS, "claims"):
+        shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name)
+    shutil.copy(ROOT / "metrics" / "replication.json", root / "metrics" / "replication.json")
+    planted_tables(root / "metrics" / WITH_TABLES)
+    write_json(root / "data/modular/activations/trained/index.json", {"splits": {"train": {"rows": 8000}}})
+    verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
+    evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]
+    gates = [
+        {"gate": "converged", "of": "modular/topk-k4", "outcome": "passed", "reason": ""},
+        {"gate": "alive", "of": "modular/topk-k4", "outcome": "failed", "reason": "the verdict <flips>"},
+    ]
+    known = {evidence[0]: sha256(root / evidence[0]), evidence[1]: "0" * 64, evidence[2]: "1" * 64}
+    write_json(verdict, read_json(verdict) | {"gates": gates, "artefacts": known})
+    (root / "metrics" / "claims" / "above-random-weights.json").unlink()
+    return root
+
+
+@pytest.fixture(scope="session")
+def site(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "site"
+    build(out, project)
+    return out
