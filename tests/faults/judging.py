@@ -453,7 +453,7 @@ FAULTS = (
         "A criterion that failed was given another name and left out of the decision.",
         "the phase's criterion has a new name.",
         reviewed, _committed(_renamed_criterion), checked,
-        r"criteria: found no 'agree', allowed: every criterion it ever had",
+        r"phases\.first: found no criteria\.agree, allowed: all that it ever asked for",
     ),
     Fault(
         "go_regardless", "RL-Decoder 2.4.11", "Go, whatever the evidence",

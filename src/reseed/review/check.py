@@ -17,7 +17,7 @@ from reseed.claims.gates import Options
 from reseed.claims.judge import NOT_TESTABLE, judge
 from reseed.claims.registry import Claim, Phase, load_registry
 from reseed.params import load_params
-from reseed.review.history import History, chosen_on_the_test, criteria
+from reseed.review.history import History, asked_of, chosen_on_the_test, ever_asked
 from reseed.sweeps import audit, locks
 from reseed.sweeps.locks import Stage, Tree
 from reseed.sweeps.objects import one_line
@@ -91,10 +91,10 @@ def check(root: Path = Path()) -> Checks:
         found = {name: _checked(root, file, name, claim, history, chain) for name, claim in registry.claims.items()}
         claims += found.values()
         phases += [
-            _phase(root, file, name, phase, found, criteria(history, file), chain)
+            _phase(root, file, name, phase, found, ever_asked(history, file), chain)
             for name, phase in registry.phases.items()
         ]
-        phases += _dropped_phases(file, registry.phases, criteria(history, file))
+        phases += _dropped_phases(file, registry.phases, ever_asked(history, file))
     return Checks(tuple(claims), tuple(phases), tuple(chain.stale()))
 
 
@@ -187,7 +187,7 @@ def _phase(
     name: str,
     phase: Phase,
     checked: Mapping[str, Checked],
-    once: Mapping[str, Mapping[str, Any]],
+    once: Mapping[str, dict[str, dict[str, Any]]],
     chain: Chain,
 ) -> CheckedPhase:
     verdicts = {claim: one.verdict for claim, one in checked.items()}
@@ -209,16 +209,20 @@ def _phase(
     verdict = phase_verdict(phase, verdicts, covered)
     if verdict != phase.verdict:
         faults.append(f"{file}: phases.{name}: verdict: found {phase.verdict!r}, allowed: {verdict!r}: {reasons[0]}")
+    asked = asked_of(phase.model_dump())
     for key, before in once.get(name, {}).items():
-        now = phase.criteria.get(key)
-        if now is None:
-            faults.append(f"{file}: phases.{name}: criteria: found no {key!r}, allowed: every criterion it ever had")
-        elif now.model_dump() != before:
-            faults.append(
-                f"{file}: phases.{name}: criteria.{key}: found {now.model_dump()}, allowed: {before}, as "
-                "it was committed"
-            )
+        if key not in asked:
+            faults.append(f"{file}: phases.{name}: found no {key}, allowed: all that it ever asked for")
+        elif _asks_less(asked[key], before):
+            faults.append(f"{file}: phases.{name}: {key}: found {asked[key]}, allowed: {before}, as it was committed")
     return CheckedPhase(name, file, phase, verdict, tuple(reasons), tuple(faults))
+
+
+def _asks_less(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a part of a phase is not what it was, but for a bound that is higher now."""
+    if "at_least" in now and "at_least" in before and now["at_least"] >= before["at_least"]:
+        return now | {"at_least": 0} != before | {"at_least": 0}
+    return now != before
 
 
 def _dropped_phases(

@@ -155,13 +155,27 @@ def _setting(entry: Mapping[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
 
 
-def criteria(history: History, file: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every criterion that a phase ever had, with what it asked for: {phase: {criterion: content}}, the oldest."""
+def asked_of(phase: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a phase of claims.yaml asks for, by key: its criteria, what covers its domain, its stop rules."""
+    found = {
+        f"criteria.{name}": {"verdict": "supported"} | criterion
+        for name, criterion in (phase.get("criteria") or {}).items()
+    }
+    found |= {f"coverage ({part['domain']})": dict(part) for part in phase.get("coverage") or ()}
+    return found | {f"stop_rules ({rule})": {} for rule in phase.get("stop_rules") or ()}
+
+
+def ever_asked(history: History, file: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """All that every phase ever asked for, as it was first committed; of a bound of coverage the highest."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for _, content in history.versions(file):
-        for phase, raw in (content.get("phases") or {}).items():
-            for name, criterion in (raw.get("criteria") or {}).items():
-                found.setdefault(phase, {})[name] = {"verdict": "supported"} | criterion
+        for name, raw in (content.get("phases") or {}).items():
+            phase = found.setdefault(name, {})
+            for key, asked in asked_of(raw).items():
+                highest = max(
+                    (one["at_least"] for one in (asked, phase.get(key, asked)) if "at_least" in one), default=None
+                )
+                phase[key] = asked if highest is None else asked | {"at_least": highest}
     return found
 
 
