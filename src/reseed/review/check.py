@@ -63,13 +63,16 @@ class Checks:
 
     claims: tuple[Checked, ...]
     phases: tuple[CheckedPhase, ...]
+    faults: tuple[str, ...]
+    """Of no claim that is there: claims files that were removed, verdicts that no claim stands behind."""
     stale: tuple[str, ...]
     """The stages that must run again before their results say anything, by address."""
 
     @property
     def blocked(self) -> list[str]:
         """The claims and phases that may not stand as they are."""
-        return [one.name for one in self.claims if one.faults] + [one.name for one in self.phases if one.faults]
+        named = [one.name for one in self.claims if one.faults] + [one.name for one in self.phases if one.faults]
+        return named + (["what is gone"] if self.faults else [])
 
 
 def claims_files(root: Path) -> list[str]:
@@ -95,7 +98,28 @@ def check(root: Path = Path()) -> Checks:
             for name, phase in registry.phases.items()
         ]
         phases += _dropped_phases(file, registry.phases, ever_asked(history, file))
-    return Checks(tuple(claims), tuple(phases), tuple(chain.stale()))
+    faults = [*_removed(history), *_orphans(root, claims)]
+    return Checks(tuple(claims), tuple(phases), tuple(faults), tuple(chain.stale()))
+
+
+def _removed(history: History) -> list[str]:
+    """Claims files that were committed with claims or phases and are no longer there."""
+    found = []
+    for file in history.deleted("studies/*/claims.yaml"):
+        if any(content.get("claims") or content.get("phases") for _, content in history.versions(file)):
+            found.append(f"{file}: the file was removed, allowed: to stay, since it had claims or phases")
+    return found
+
+
+def _orphans(root: Path, claims: Sequence[Checked]) -> list[str]:
+    """Verdicts that no registered claim stands behind."""
+    names = {one.name for one in claims}
+    return [
+        f"{path.relative_to(root).as_posix()}: no claims file has this claim, allowed: verdicts of registered claims; "
+        "remove it"
+        for path in sorted((root / "metrics/claims").glob("*.json"))
+        if path.stem not in names
+    ]
 
 
 def options(root: Path) -> Options:
@@ -190,7 +214,10 @@ def _phase(
     once: Mapping[str, dict[str, dict[str, Any]]],
     chain: Chain,
 ) -> CheckedPhase:
-    verdicts = {claim: one.verdict for claim, one in checked.items()}
+    verdicts = {
+        claim: one.verdict if one.standing == "confirmatory" else f"{one.verdict} (exploratory)"
+        for claim, one in checked.items()
+    }
     reasons = [
         f"{key}: the claim {one.claim} is {verdicts[one.claim]}, to be {one.verdict}"
         for key, one in phase.criteria.items()
@@ -279,8 +306,14 @@ class Chain:
     def faults(self, paths: Sequence[str]) -> list[str]:
         """What is wrong with the files and all that they come from, a sentence each."""
         found = []
+        root_pipeline = self.tree.md5s.get(locks.PIPELINE)
         for path in paths:
-            if path not in self.by_output:
+            maker = self.by_output.get(path)
+            if maker is not None and maker.file != locks.PIPELINE and self.tree.md5s.get(maker.file) != root_pipeline:
+                found.append(
+                    f"{maker.file}: it makes {path} and is not as {locks.PIPELINE}, allowed: the same stages everywhere"
+                )
+            if maker is None:
                 found.append(f"{path}: no stage of any pipeline makes it, allowed as evidence: what a stage made")
         stages = {(s.file, s.name): s for path in paths for s in self.upstream(path)}
         stale = {}
@@ -297,7 +330,7 @@ class Chain:
         return list(dict.fromkeys(found))
 
     def _wrong(self, stage: Stage) -> list[str]:
-        again = f"run `dvc repro {_address(stage)}`"
+        again = f"run `dvc repro --force --single-item {_address(stage)}`"
         if stage.frozen:
             return [f"{stage.file}: {stage.name}: found frozen: true, allowed: false: DVC would never run it again"]
         if stage.lock is None:
