@@ -322,7 +322,8 @@ FAULTS = (
         "figures_of_two_runs", "HUSAI 1.5.15", "Figures of different runs side by side",
         "Agreement of SAEs of 120 steps was printed beside the explained variance of other checkpoints.",
         "stability.json is that of the other seed set.",
-        world, _another_runs_agreement, judged, r"not of the same run",
+        world, _another_runs_agreement, judged,
+        r"found/stability\.json does not say by hash which models/world/found it is of",
     ),
     Fault(
         "inverted_transcoder_gate", "HUSAI 1.5.6", "A gate that passes when the competitor is ahead",
