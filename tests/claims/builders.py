@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from reseed.claims.gates import Options
-from reseed.claims.registry import SLOTS, Claim
+from reseed.claims.registry import ALWAYS, SLOTS, Claim
 from reseed.params import load_params
 from tests.conftest import ROOT
 
@@ -25,14 +25,16 @@ def deleted(value: float, spread: float, n: int = 5, shift: int = 0) -> list[flo
     return [value + spread * x for x in np.roll(np.linspace(-1, 1, n), shift)]
 
 
-def stability(kappas: dict[str, float], spread: float = 0.005, shift: int = 0, **change: Any) -> dict[str, Any]:
+def stability(
+    kappas: dict[str, float], spread: float = 0.005, shift: int = 0, pair: str = PAIRS[0], **change: Any
+) -> dict[str, Any]:
     """A stability.json of converged arms. shift: which seed is the odd one out; other arms may have another."""
     return {
         "k": 4,
         "d_sae": 128,
         "architecture": "topk",
         "seeds": 5,
-        "artefacts": {"models/modular/topk": "a" * 64, "data/modular/activations/trained": "b" * 64},
+        "artefacts": {f"models/{pair}": "a" * 64, "data/modular/activations/trained": "b" * 64},
         "held_out": {"rows": 1000, "repeated": 0.0},
         **{
             arm: {
@@ -40,7 +42,7 @@ def stability(kappas: dict[str, float], spread: float = 0.005, shift: int = 0, *
                 "steps": 8000,
                 "cosine_to_init": {"value": 0.2, "low": 0.19, "high": 0.21},
                 "explained_variance": {"value": 0.9, "low": 0.89, "high": 0.91},
-                "pw_mcc": {"converged": 1, "plateau_change": 0.001, "value": 0.9},
+                "pw_mcc": {"converged": 1, "plateau_change": 0.001, "value": 0.9, "kappa": kappas[arm]},
             }
             for arm in kappas
         },
@@ -64,7 +66,11 @@ def evidence(
     """Four seed sets over k; with `common`, the same seed is the odd one out in both arms."""
     return {
         path: stability(
-            {"trained": trained[i], "random_model": control[i], "gaussian": 0.0}, spread, i, apart=0 if common else 2
+            {"trained": trained[i], "random_model": control[i], "gaussian": 0.0},
+            spread,
+            i,
+            PAIRS[i],
+            apart=0 if common else 2,
         )
         | {"k": k}
         for i, (path, k) in enumerate(zip(PATHS, KS, strict=True))
@@ -79,6 +85,6 @@ def claim(*tests: dict[str, Any], pairs: tuple[str, ...] = PAIRS, files: tuple[s
             "statement": "A statement.", "statistic": "pw_mcc", "unit": "kappa", "tests": tests,
             "evidence": paths + [paths[-1]] * (SLOTS - len(paths)),
             "speaks_of": {pair: {"k": int(pair.rpartition("-k")[2])} for pair in pairs},
-            "minimum_seeds": 5, "gates": ("converged", "alive"), "registered": "0" * 40,
+            "minimum_seeds": 5, "gates": ALWAYS, "registered": "0" * 40,
         } | change
     )  # fmt: skip

@@ -33,6 +33,7 @@ def case(files: dict[str, dict[str, Any]] | None = None, **change: Any) -> Case:
     rival = {"verdict": "not accepted", "kappa_difference": figure(-0.3)}
     comparison = {
         "baseline": "topk-k4",
+        "l0_tolerance": 0.1,
         "variants": {
             "topk-k4": {"architecture": "topk"},
             "skip": {"architecture": "skip_transcoder", "against_baseline": rival},
@@ -126,7 +127,7 @@ def test_two_bad_numbers_are_no_small_difference_out_of_distribution() -> None:
          "does not say how many held-out rows repeat"),
         ("benchmark", alone, "saebench.json is not among its"),
         ("benchmark", lambda good: good.with_file("saebench", at(good.files["saebench"], "sparse_probing/may_gate", 0)),
-         "sparse_probing moves with the seed alone and may not gate"),
+         "sparse_probing is not marked as one that may gate"),
         ("ood", alone, "ood.json is not among its evidence"),
         ("transcoder", lambda good: replace(good, comparisons={}), "no comparison among its evidence"),
         ("transcoder", rival_at(-0.3, "not comparable"), "equal L0, steps and convergence are needed"),

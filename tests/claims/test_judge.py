@@ -96,7 +96,11 @@ def change(content: dict[str, Any], where: str, value: Any) -> None:
         ("k", 5, f"{PATHS[1]}: k is 5, the claim speaks of 8"),
         ("random_model", None, f"{PATHS[1]}: it has no arm 'random_model'"),
         ("records.0.kappa", None, "pw_mcc of the trained arm has no kappa over alive latents (its null is too high)"),
-        ("artefacts", None, "does not say by hash which artefacts it is of: run its stage again"),
+        (
+            "artefacts",
+            None,
+            "does not say by hash which data/modular/activations/trained it is of: run its stage again",
+        ),
     ],
 )
 def test_what_cannot_be_tested_is_said_and_not_judged(where: str, value: Any, reason: str) -> None:
@@ -108,6 +112,8 @@ def test_what_cannot_be_tested_is_said_and_not_judged(where: str, value: Any, re
         for name in parents:
             place = place[int(name)] if isinstance(place, list) else place[name]
         del place[last]
+        if last == "kappa":  # as the stage writes it where it is undefined
+            del place["kappa_deleted"], content[PATHS[1]]["trained"]["pw_mcc"]["kappa"]
     else:
         change(content[PATHS[1]], where, value)
     verdict = judge(claim(ABOVE_CONTROL), content, OPTIONS)
@@ -153,17 +159,19 @@ def test_files_of_two_runs_are_not_testable_together() -> None:
     found: dict[str, Any] = {PATHS[0]: evidence()[PATHS[0]], path: {"core": {}}}
     found[path]["artefacts"] = found[PATHS[0]]["artefacts"]
     assert judge(about, found, OPTIONS)["verdict"] == "supported"
-    found[path]["artefacts"] = found[PATHS[0]]["artefacts"] | {"models/modular/topk": "c" * 64}
+    found[path]["artefacts"] = found[PATHS[0]]["artefacts"] | {f"models/{PAIRS[0]}": "c" * 64}
     verdict = judge(about, found, OPTIONS)
     assert verdict["verdict"] == "not testable"
     assert verdict["reasons"] == [
-        f"{path} is of models/modular/topk cccccccccccc, and {PATHS[0]} of aaaaaaaaaaaa: they are not of the same run"
+        f"{path} is of models/{PAIRS[0]} cccccccccccc, and {PATHS[0]} of aaaaaaaaaaaa: they are not of the same run"
     ]
 
 
 def test_a_verdict_names_the_artefacts_by_hash_and_its_standing() -> None:
     verdict = judge(claim(ABOVE_NULL, standing="exploratory"), evidence(), OPTIONS)
-    assert verdict["artefacts"] == {"models/modular/topk": "a" * 64, "data/modular/activations/trained": "b" * 64}
+    assert verdict["artefacts"] == {
+        **{f"models/{pair}": "a" * 64 for pair in PAIRS}, "data/modular/activations/trained": "b" * 64,
+    }  # fmt: skip
     assert verdict["standing"] == "exploratory"
 
 

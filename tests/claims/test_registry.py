@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from reseed import ReseedError
-from reseed.claims.registry import Registry, keeps, kind_of, load_claim, load_registry, promise
+from reseed.claims.registry import ALWAYS, Registry, keeps, kind_of, load_claim, load_registry, promise
 from reseed.params import load, load_params, load_study
 from tests.conftest import ROOT
 
@@ -61,12 +61,16 @@ def test_a_bound_that_says_nothing_is_refused(change: dict[str, Any], sentence: 
         ({"gates": ["alive", "held_out"]}, "gates with 'converged', which every claim needs"),
         ({"gates": ["alive", "converged", "alive"]}, "every gate once"),
         ({"gates": ["alive", "converged", "vibes"]}, "gates.2: found 'vibes', allowed: 'converged', 'alive'"),
-        ({"gates": ["alive", "converged", "benchmark"]}, "a benchmark, which one of its gates reads"),
+        ({"gates": [*ALWAYS, "benchmark"]}, "a benchmark, which one of its gates reads"),
         ({"unit": "cosine"}, "the unit kappa, which is that of a statistic"),
         ({"statistic": None}, "exactly one of statistic and metric"),
         (
             {"statistic": None, "metric": "stability:trained/l0"},
             "the unit latents, which is that of stability:trained/l0",
+        ),
+        (
+            {"statistic": None, "metric": "stability:trained/pw_mcc", "unit": "cosine"},
+            "a statistic for agreement between",
         ),
         ({"statistic": None, "metric": "stability:trained/vibes"}, "a metric whose unit is known"),
         ({"speaks_of": {"modular/topk-k8": {}}}, "evidence with metrics/modular/topk-k8/stability.json, of which"),
@@ -103,7 +107,12 @@ def test_a_phase_has_criteria_that_are_claims(tmp_path: Path) -> None:
 def test_what_may_be_evidence() -> None:
     assert kind_of("metrics/modular/topk-k4/saebench.json") == ("saebench", "modular/topk-k4")
     assert kind_of("metrics/comparisons/modular-k.json") == ("comparison", "")
-    for path in ("metrics/replication.json", "README.md", "metrics/a/b/c/d.json"):
+    for path in (
+        "./metrics/modular/topk-k4/stability.json",
+        "metrics//modular/topk-k4/stability.json",
+        "README.md",
+        "metrics/a/b/c/d.json",
+    ):
         with pytest.raises(ReseedError, match=r"allowed: metrics/<subject>/<variant>/<kind>\.json"):
             kind_of(path)
 
@@ -114,7 +123,9 @@ def test_what_may_be_evidence() -> None:
         ({"gates": ["converged", "alive", "held_out"]}, True),
         ({"tried": 16}, True),
         ({"minimum_seeds": 8}, True),
-        ({"statement": "Other words."}, True),
+        ({"statement": "Other words."}, False),
+        ({"speaks_of": {"modular/topk-k4": {}}}, False),
+        ({"speaks_of": {"modular/topk-k4": {"k": 4, "d_sae": 128}}}, True),
         ({"minimum_seeds": 3}, False),
         ({"gates": ["converged"]}, False),
         ({"tests": [{"figure": "trained", "over": "each", "above": -0.1}]}, False),
@@ -126,5 +137,6 @@ def test_a_promise_may_only_become_stricter(change: dict[str, Any], kept: bool) 
     before = {
         "statistic": "pw_mcc", "tests": [{"figure": "trained", "over": "each", "above": 0}],
         "evidence": ["metrics/modular/topk-k4/stability.json"], "minimum_seeds": 5, "gates": ["converged", "alive"],
+        "statement": "Words.", "k": [4],
     }  # fmt: skip
     assert keeps(promise(before | change), promise(before)) is kept

@@ -45,7 +45,7 @@ def score(variant: str) -> dict[str, Any]:
     write_json(
         Path("metrics/toy") / variant / "stability.json",
         content | {"k": planted["k"], "seeds": 5, "records": records, "held_out": {"rows": 100, "repeated": 0.0},
-                   "artefacts": {f"models/toy/{variant}": "0" * 64}},
+                   "artefacts": {f"models/toy/{variant}": "0" * 64, "data/toy/activations/trained": "1" * 64}},
     )
     return {"planted": planted}
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from reseed import ReseedError
-from reseed.claims.registry import load_claim
+from reseed.claims.registry import ALWAYS, load_claim
 from reseed.review.register import power, register
 from tests.conftest import ROOT
 from tests.sweeps.toy import git
@@ -18,7 +18,7 @@ from tests.sweeps.toy import git
 ASKED: dict[str, Any] = {
     "statement": "TopK SAEs at k = 8 agree.", "statistic": "pw_mcc",
     "tests": [{"figure": "trained", "over": "each", "above": 0.2}], "speaks_of": {"modular/topk-k8": {"k": 8}},
-    "minimum_seeds": 5, "gates": ["converged", "alive", "random_model"], "tried": 1,
+    "minimum_seeds": 5, "gates": [*ALWAYS, "random_model"], "tried": 1,
 }  # fmt: skip
 
 
@@ -57,7 +57,7 @@ def test_power_is_that_of_the_t_interval_and_of_all_relabellings() -> None:
         ("K8", {}, "String should match pattern"),
         ("x", {"speaks_of": {"modular/none": {}}}, "speaks_of: found 'modular/none', allowed: modular/topk-k4, "),
         ("x", {"speaks_of": {"modular/topk-k8": {"k": 9}}}, "speaks_of.modular/topk-k8.k: found 9, allowed: 8, which"),
-        ("x", {"gates": ["converged", "alive", "vibes"]}, "gates.2: found 'vibes', allowed: 'converged'"),
+        ("x", {"gates": [*ALWAYS, "vibes"]}, "gates.5: found 'vibes', allowed: 'converged'"),
         ("x", {"tests": [{"figure": "trained", "over": "each"}]}, "exactly one of above and below"),
         ("x", {"statistic": None, "metric": "stability:trained/vibes"}, "a metric whose unit is known"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 from scipy.stats import t
 
 from reseed import ReseedError
+from reseed.claims.evidence import check_interval
 from reseed.params import TRAINED
 from reseed.stability.jackknife import Estimate
 
@@ -62,8 +63,7 @@ def has(content: Content, path: str) -> bool:
 def bounds(content: Content, path: str, where: str, units: int, confidence: float) -> Bounds:
     """The figure {value, low, high} at a path; raises ReseedError for anything else."""
     found = at(content, path, where)
-    if not isinstance(found, dict) or not {"value", "low", "high"} <= found.keys():
-        raise ReseedError(f"{where}: {path}: found {_shown(found)}, allowed: a figure with value, low and high")
+    check_interval(found, path, where)
     return Bounds(float(found["value"]), float(found["low"]), float(found["high"]), units, confidence)
 
 
@@ -115,7 +115,3 @@ def planted_kappa(content: Content, statistic: str, value: float, arm: str = TRA
 def shifted(figure: Estimate, value: float) -> Estimate:
     """The figure with another value and the same spread."""
     return replace(figure, value=value, deleted=tuple(deleted + value - figure.value for deleted in figure.deleted))
-
-
-def _shown(found: Any) -> str:
-    return "a table" if isinstance(found, dict) else repr(found)

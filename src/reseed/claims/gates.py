@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from reseed import ReseedError
 from reseed.claims.figures import (
+    Bounds,
     Content,
     Figure,
     at,
@@ -34,6 +35,8 @@ ROUNDING = 1e-9
 """A difference that is zero but for the rounding of its sums is zero."""
 FAR = 0.95
 """Where a planted positive puts a figure whose largest value is 1."""
+WITHOUT_MARK = ("saebench", "sae_probes", "ce_bench")
+"""Benchmarks that may all gate; of any other, each eval says whether it may."""
 TRANSCODERS = ("transcoder", "skip_transcoder")
 
 
@@ -141,15 +144,15 @@ def _converged(case: Case) -> tuple[str, str]:
         if arm not in content:
             return NOT_TESTABLE, f"{case.where('stability')} has no arm {arm!r}"
         figures, of = content[arm], f"{case.statistic} of the {arm} arm"
-        if figures["cosine_to_init"]["high"] > options.convergence.max_cosine_to_init:
+        if not figures["cosine_to_init"]["high"] <= options.convergence.max_cosine_to_init:
             return FAILED, (
                 f"the decoder of the {arm} arm is at cosine {figures['cosine_to_init']['value']:.3f} to its own "
                 f"initialisation, allowed: at most {options.convergence.max_cosine_to_init:g}: it was not trained"
             )
-        if figures["seeds_converged"] < seeds:
+        if figures["seeds_converged"] != seeds:
             return FAILED, f"{of} is not converged ({figures['seeds_converged']} of {seeds} seeds converged)"
         change = float(figures[case.statistic]["plateau_change"])
-        if abs(change) > options.stability.plateau_tolerance or not figures[case.statistic]["converged"]:
+        if not (abs(change) <= options.stability.plateau_tolerance and figures[case.statistic]["converged"] == 1):
             return FAILED, (
                 f"{of} is not converged ({figures['seeds_converged']} of {seeds} seeds converged; it changed by "
                 f"{change:.3g} over the last doubling of steps)"
@@ -271,8 +274,8 @@ def _over(control: str) -> Look:
             return _without(kind, case)
         content, where = case.files[kind], case.where(kind)
         table = path.partition("/")[0]
-        if not at(content, table, where).get("may_gate", 1):
-            return NOT_TESTABLE, f"{where}: {table} moves with the seed alone and may not gate"
+        if at(content, table, where).get("may_gate", int(kind in WITHOUT_MARK)) != 1:
+            return NOT_TESTABLE, f"{where}: {table} is not marked as one that may gate: it moves with the seed alone"
         if not has(content, f"{path}/over_{control}"):
             return NOT_TESTABLE, f"{where}: {path} stands beside no {control}, the control that this gate needs"
         difference = bounds(
@@ -317,28 +320,38 @@ def _retained(value: float) -> Plant:
 
 
 def _transcoder(case: Case) -> tuple[str, str]:
-    """The SAE must agree more than a transcoder of equal compute: a competitor that is ahead speaks against it."""
-    found = _against_transcoder(case)
-    if found is None:
+    """The SAE must agree more than every transcoder of equal compute: a competitor that is ahead speaks against it."""
+    rivals = _transcoders(case)
+    if not rivals:
         return NOT_TESTABLE, "no comparison among its evidence holds it against a transcoder"
-    name, row = found
-    verdict, difference = row["verdict"], row.get("kappa_difference")
-    if difference is None or verdict in ("not testable", "not comparable"):
-        return NOT_TESTABLE, f"against {name} it is {verdict}: equal L0, steps and convergence are needed"
-    # the comparison is of the transcoder against the SAE, at a level corrected already
-    low, high = -difference["high"], -difference["low"]
-    said = f"kappa of pw_mcc less that of {name}: {-difference['value']:.3f} [{low:.3f}, {high:.3f}], to be above 0"
-    return (PASSED if low > 0 else FAILED), said
+    outcome, sentences = PASSED, []
+    for name, matched, row in rivals:
+        difference = row.get("kappa_difference")
+        if not matched:
+            return NOT_TESTABLE, f"against {name} nothing says that L0 and steps are equal (no l0_tolerance)"
+        if difference is None or row["verdict"] in ("not testable", "not comparable"):
+            return NOT_TESTABLE, f"against {name} it is {row['verdict']}: equal L0, steps and convergence are needed"
+        # the comparison is of the transcoder against the SAE, at the level of all that it compares
+        figure = Bounds(
+            -difference["value"], -difference["high"], -difference["low"], int(case.stability["seeds"]),
+            case.options.stability.confidence,
+        )  # fmt: skip
+        verdict, said = _beyond(figure, 0, case, f"kappa of pw_mcc less that of {name}")
+        outcome = PASSED if (outcome, verdict) == (PASSED, PASSED) else FAILED
+        sentences.append(said)
+    return outcome, "; ".join(sentences)
 
 
-def _against_transcoder(case: Case) -> tuple[str, Content] | None:
+def _transcoders(case: Case) -> list[tuple[str, bool, Content]]:
+    """Every transcoder that a comparison holds against the SAE: its name, whether L0 was matched, the difference."""
     variant = case.pair.rpartition("/")[2]
-    for content in case.comparisons.values():
-        if content["baseline"] == variant:
-            for name, row in content["variants"].items():
-                if row["architecture"] in TRANSCODERS and "against_baseline" in row:
-                    return name, row["against_baseline"]
-    return None
+    return [
+        (name, content.get("l0_tolerance") is not None, row["against_baseline"])
+        for content in case.comparisons.values()
+        if content["baseline"] == variant
+        for name, row in content["variants"].items()
+        if row["architecture"] in TRANSCODERS and "against_baseline" in row
+    ]
 
 
 def _transcoder_at(value: float) -> Plant:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from reseed import ReseedError
+from reseed.claims.evidence import check_evidence
 from reseed.claims.figures import Content, Figure, bounds, kappa
 from reseed.claims.gates import FAILED, GATES, PASSED, Case, Options, Ruling, rule
 from reseed.claims.registry import Claim, Test, kind_of
@@ -63,15 +64,14 @@ def _cases(claim: Claim, evidence: Mapping[str, Content], options: Options) -> l
     for path in claim.sources:
         kind, pair = kind_of(path)
         content = evidence[path]
-        if kind == "comparison":
-            comparisons[path] = content
-            continue
-        if kind == "stability" and (missing := {"seeds", "records"} - content.keys()):
-            raise ReseedError(f"{path}: found no {sorted(missing)[0]!r}, allowed as evidence: a stability.json")
         if "quarantined" in content:
             raise ReseedError(
                 f"{path}: the subject is quarantined ({content['quarantined']}), allowed as evidence: one that is not"
             )
+        check_evidence(kind, content, path, claim.statistic or "pw_mcc")
+        if kind == "comparison":
+            comparisons[path] = content
+            continue
         files.setdefault(pair, {})[kind] = content
     for pair in files:
         if pair not in claim.speaks_of:
@@ -118,10 +118,12 @@ def _unbound(cases: list[Case]) -> list[str]:
     """Files of one seed set that were not computed from the same SAEs and activations, by their content."""
     found = []
     for case in cases:
-        own = case.stability.get("artefacts")
-        if not own:
+        own = case.stability.get("artefacts") or {}
+        subject = case.pair.partition("/")[0]
+        if missing := {f"models/{case.pair}", f"data/{subject}/activations/trained"} - own.keys():
             found.append(
-                f"{case.where('stability')} does not say by hash which artefacts it is of: run its stage again"
+                f"{case.where('stability')} does not say by hash which {sorted(missing)[0]} it is of: run its stage "
+                "again"
             )
             continue
         for kind, content in case.files.items():
@@ -156,6 +158,8 @@ def _alive(claim: Claim, tests: list[Content], over_all: list[Content]) -> list[
     of = ", ".join(claim.speaks_of)
     if flipped:
         return [Ruling("alive", of, FAILED, "; ".join(flipped))]
+    if claim.metric is not None:
+        return [Ruling("alive", of, PASSED, "the figure is not one over latents")]
     return [Ruling("alive", of, PASSED, "no outcome changes when dead latents are counted")]
 
 

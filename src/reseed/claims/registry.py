@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import yaml
 from pydantic import Field, model_validator
@@ -31,6 +31,8 @@ UNITS: dict[str, Unit] = {
     **dict.fromkeys(("l0", "decoder_dimension"), "latents"),
 }
 """The unit of a figure, by the last name of its path."""
+ALWAYS: tuple[GateName, ...] = ("converged", "alive", "held_out", "between_groups", "multiplicity")
+"""The gates of every claim; they are written in it so that its reader sees them."""
 SLOTS = 8
 """Evidence files of a claim: DVC wants a fixed number, so that the last is repeated."""
 
@@ -88,6 +90,8 @@ class Claim(Strict):
     def _is_whole(self) -> Self:
         if (self.statistic is None) == (self.metric is None):
             raise ValueError("exactly one of statistic and metric")
+        if self.metric is not None and self.metric.rpartition("/")[2] in get_args(Statistic):
+            raise ValueError("a statistic for agreement between seeds, whose kappa is corrected for chance")
         wanted = "kappa" if self.metric is None else unit_of(self.metric)
         if self.unit != wanted:
             raise ValueError(f"the unit {wanted}, which is that of {self.metric or 'a statistic'}")
@@ -96,8 +100,8 @@ class Claim(Strict):
                 raise ValueError("tests of a statistic name an arm or a difference of two as their figure, others none")
         if len(set(self.gates)) < len(self.gates):
             raise ValueError("every gate once")
-        if missing := {"converged", "alive"} - set(self.gates):
-            raise ValueError(f"gates with {sorted(missing)[0]!r}, which every claim needs")
+        if missing := [gate for gate in ALWAYS if gate not in self.gates]:
+            raise ValueError(f"gates with {missing[0]!r}, which every claim needs")
         if self.benchmark is None and {"benchmark", "frozen_decoder"} & set(self.gates):
             raise ValueError("a benchmark, which one of its gates reads")
         for pair in self.speaks_of:
@@ -172,6 +176,8 @@ def kind_of(path: str) -> tuple[str, str]:
     A comparison (metrics/comparisons/<name>.json) is of no seed set. Raises ReseedError for any other path.
     """
     parts = PurePosixPath(path).parts
+    if PurePosixPath(path).as_posix() != path or ".." in parts:
+        parts = ()
     if len(parts) == 4 and parts[0] == "metrics" and parts[3].endswith(".json"):
         return parts[3].removesuffix(".json"), f"{parts[1]}/{parts[2]}"
     if len(parts) == 3 and parts[:2] == ("metrics", "comparisons") and parts[2].endswith(".json"):
@@ -211,33 +217,63 @@ def check_ids(path: Path) -> None:
 
 
 def promise(raw: dict[str, Any]) -> dict[str, Any]:
-    """What a claim of claims.yaml, in any of its past forms, lets a reader expect; what may only become stricter."""
+    """What a claim of claims.yaml, in any of its past forms, lets a reader expect; what may only become stricter.
+
+    Whatever cannot be read, because it was no claim then, promises nothing.
+    """
+    evidence = [path for path in _list(raw.get("evidence")) if isinstance(path, str)]
+    pairs = {path: "/".join(path.split("/")[1:3]) for path in evidence if path.endswith("/stability.json")}
+    speaks_of = raw.get("speaks_of")
+    if not isinstance(speaks_of, dict):  # as it was first written: a k for every file
+        speaks_of = {
+            pairs[path]: {"k": k} for path, k in zip(evidence, _list(raw.get("k")), strict=False) if path in pairs
+        }
+    metric, benchmark = raw.get("metric"), raw.get("benchmark")
+    kinds = {"stability" if metric is None else str(metric).partition(":")[0]}
+    if {"benchmark", "frozen_decoder"} & set(_list(raw.get("gates"))):
+        kinds.add(str(benchmark).partition(":")[0])
+    if "ood" in _list(raw.get("gates")):
+        kinds.add("ood")
     return {
-        "figure": raw.get("statistic") or raw.get("metric"),
+        "statement": raw.get("statement"),
+        "figure": raw.get("statistic") or metric,
         "tests": sorted(
             (
                 {"figure": "value", "over": "each"} | {key: test[key] for key in sorted(test)}
-                for test in raw.get("tests", [])
+                for test in _list(raw.get("tests"))
+                if isinstance(test, dict)
             ),
             key=str,
         ),
-        "seed_sets": sorted(
-            {path for path in raw.get("evidence", []) if str(path).endswith("/stability.json")},
-        ),
+        "seed_sets": sorted(set(pairs)),
+        "comparisons": sorted({path for path in evidence if path.startswith("metrics/comparisons/")}),
+        "figures": sorted(f"metrics/{pair}/{kind}.json" for pair in speaks_of for kind in kinds),
+        "speaks_of": {pair: values if isinstance(values, dict) else {} for pair, values in speaks_of.items()},
         "minimum_seeds": raw.get("minimum_seeds", 0),
-        "gates": sorted(raw.get("gates", [])),
+        "gates": sorted(map(str, _list(raw.get("gates")))),
         "tried": raw.get("tried", 1),
-        "benchmark": raw.get("benchmark"),
+        "benchmark": benchmark,
     }
 
 
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
 def keeps(now: dict[str, Any], before: dict[str, Any]) -> bool:
-    """Whether a promise asks for no less than an earlier one: the same figures and bounds, as many seeds and gates."""
-    same = ("figure", "tests", "seed_sets")
+    """Whether a promise asks for no less than an earlier one: the same words, figures and bounds, as many gates."""
+    same = ("statement", "figure", "tests", "seed_sets")
     return (
         all(now[key] == before[key] for key in same)
-        and now["minimum_seeds"] >= before["minimum_seeds"]
+        and now["speaks_of"].keys() == before["speaks_of"].keys()
+        and all(values.items() <= now["speaks_of"][pair].items() for pair, values in before["speaks_of"].items())
+        and set(now["comparisons"]) >= set(before["comparisons"])
         and set(now["gates"]) >= set(before["gates"])
-        and now["tried"] >= before["tried"]
+        and _at_least(now["minimum_seeds"], before["minimum_seeds"])
+        and _at_least(now["tried"], before["tried"])
         and before["benchmark"] in (None, now["benchmark"])
     )
+
+
+def _at_least(now: Any, before: Any) -> bool:
+    return isinstance(now, int) and (not isinstance(before, int) or now >= before)

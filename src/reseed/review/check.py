@@ -17,7 +17,7 @@ from reseed.claims.gates import Options
 from reseed.claims.judge import NOT_TESTABLE, judge
 from reseed.claims.registry import Claim, Phase, load_registry
 from reseed.params import load_params
-from reseed.review.history import History, chosen_on_the_test, criteria
+from reseed.review.history import History, asked_of, chosen_on_the_test, ever_asked
 from reseed.sweeps import audit, locks
 from reseed.sweeps.locks import Stage, Tree
 from reseed.sweeps.objects import one_line
@@ -63,13 +63,16 @@ class Checks:
 
     claims: tuple[Checked, ...]
     phases: tuple[CheckedPhase, ...]
+    faults: tuple[str, ...]
+    """Of no claim that is there: claims files that were removed, verdicts that no claim stands behind."""
     stale: tuple[str, ...]
     """The stages that must run again before their results say anything, by address."""
 
     @property
     def blocked(self) -> list[str]:
         """The claims and phases that may not stand as they are."""
-        return [one.name for one in self.claims if one.faults] + [one.name for one in self.phases if one.faults]
+        named = [one.name for one in self.claims if one.faults] + [one.name for one in self.phases if one.faults]
+        return named + (["what is gone"] if self.faults else [])
 
 
 def claims_files(root: Path) -> list[str]:
@@ -91,11 +94,32 @@ def check(root: Path = Path()) -> Checks:
         found = {name: _checked(root, file, name, claim, history, chain) for name, claim in registry.claims.items()}
         claims += found.values()
         phases += [
-            _phase(root, file, name, phase, found, criteria(history, file), chain)
+            _phase(root, file, name, phase, found, ever_asked(history, file), chain)
             for name, phase in registry.phases.items()
         ]
-        phases += _dropped_phases(file, registry.phases, criteria(history, file))
-    return Checks(tuple(claims), tuple(phases), tuple(chain.stale()))
+        phases += _dropped_phases(file, registry.phases, ever_asked(history, file))
+    faults = [*_removed(history), *_orphans(root, claims)]
+    return Checks(tuple(claims), tuple(phases), tuple(faults), tuple(chain.stale()))
+
+
+def _removed(history: History) -> list[str]:
+    """Claims files that were committed with claims or phases and are no longer there."""
+    found = []
+    for file in history.deleted("studies/*/claims.yaml"):
+        if any(content.get("claims") or content.get("phases") for _, content in history.versions(file)):
+            found.append(f"{file}: the file was removed, allowed: to stay, since it had claims or phases")
+    return found
+
+
+def _orphans(root: Path, claims: Sequence[Checked]) -> list[str]:
+    """Verdicts that no registered claim stands behind."""
+    names = {one.name for one in claims}
+    return [
+        f"{path.relative_to(root).as_posix()}: no claims file has this claim, allowed: verdicts of registered claims; "
+        "remove it"
+        for path in sorted((root / "metrics/claims").glob("*.json"))
+        if path.stem not in names
+    ]
 
 
 def options(root: Path) -> Options:
@@ -187,10 +211,13 @@ def _phase(
     name: str,
     phase: Phase,
     checked: Mapping[str, Checked],
-    once: Mapping[str, Mapping[str, Any]],
+    once: Mapping[str, dict[str, dict[str, Any]]],
     chain: Chain,
 ) -> CheckedPhase:
-    verdicts = {claim: one.verdict for claim, one in checked.items()}
+    verdicts = {
+        claim: one.verdict if one.standing == "confirmatory" else f"{one.verdict} (exploratory)"
+        for claim, one in checked.items()
+    }
     reasons = [
         f"{key}: the claim {one.claim} is {verdicts[one.claim]}, to be {one.verdict}"
         for key, one in phase.criteria.items()
@@ -209,16 +236,20 @@ def _phase(
     verdict = phase_verdict(phase, verdicts, covered)
     if verdict != phase.verdict:
         faults.append(f"{file}: phases.{name}: verdict: found {phase.verdict!r}, allowed: {verdict!r}: {reasons[0]}")
+    asked = asked_of(phase.model_dump())
     for key, before in once.get(name, {}).items():
-        now = phase.criteria.get(key)
-        if now is None:
-            faults.append(f"{file}: phases.{name}: criteria: found no {key!r}, allowed: every criterion it ever had")
-        elif now.model_dump() != before:
-            faults.append(
-                f"{file}: phases.{name}: criteria.{key}: found {now.model_dump()}, allowed: {before}, as "
-                "it was committed"
-            )
+        if key not in asked:
+            faults.append(f"{file}: phases.{name}: found no {key}, allowed: all that it ever asked for")
+        elif _asks_less(asked[key], before):
+            faults.append(f"{file}: phases.{name}: {key}: found {asked[key]}, allowed: {before}, as it was committed")
     return CheckedPhase(name, file, phase, verdict, tuple(reasons), tuple(faults))
+
+
+def _asks_less(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Whether a part of a phase is not what it was, but for a bound that is higher now."""
+    if "at_least" in now and "at_least" in before and now["at_least"] >= before["at_least"]:
+        return now | {"at_least": 0} != before | {"at_least": 0}
+    return now != before
 
 
 def _dropped_phases(
@@ -275,8 +306,14 @@ class Chain:
     def faults(self, paths: Sequence[str]) -> list[str]:
         """What is wrong with the files and all that they come from, a sentence each."""
         found = []
+        root_pipeline = self.tree.md5s.get(locks.PIPELINE)
         for path in paths:
-            if path not in self.by_output:
+            maker = self.by_output.get(path)
+            if maker is not None and maker.file != locks.PIPELINE and self.tree.md5s.get(maker.file) != root_pipeline:
+                found.append(
+                    f"{maker.file}: it makes {path} and is not as {locks.PIPELINE}, allowed: the same stages everywhere"
+                )
+            if maker is None:
                 found.append(f"{path}: no stage of any pipeline makes it, allowed as evidence: what a stage made")
         stages = {(s.file, s.name): s for path in paths for s in self.upstream(path)}
         stale = {}
@@ -293,7 +330,7 @@ class Chain:
         return list(dict.fromkeys(found))
 
     def _wrong(self, stage: Stage) -> list[str]:
-        again = f"run `dvc repro {_address(stage)}`"
+        again = f"run `dvc repro --force --single-item {_address(stage)}`"
         if stage.frozen:
             return [f"{stage.file}: {stage.name}: found frozen: true, allowed: false: DVC would never run it again"]
         if stage.lock is None:

@@ -16,6 +16,7 @@ from rich.text import Text
 from reseed import ReseedError
 from reseed.artifacts import read_json
 from reseed.claims.figures import record
+from reseed.claims.registry import ALWAYS
 from reseed.review import check as checking
 from reseed.review import show as showing
 from reseed.review.difference import difference
@@ -157,7 +158,7 @@ def add(
     file: Annotated[str, typer.Option(help="the claims file")] = "claims.yaml",
 ) -> None:
     """Write a claim down, before its evidence, and print the power that it has. Exits with 2 for bad input."""
-    always = ["converged", "alive", "held_out", "between_groups", "multiplicity"]
+    always = list(ALWAYS)
     test: dict[str, Any] = {"over": over} | ({"figure": figure} if metric is None else {})
     test |= {key: value for key, value in (("above", above), ("below", below)) if value is not None}
     asked: dict[str, Any] = {

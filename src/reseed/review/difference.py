@@ -20,6 +20,10 @@ from reseed.review.check import Checks, claims_files
 from reseed.sweeps import locks
 from reseed.sweeps.objects import one_line
 
+JUDGE = (
+    "src/reseed/claims", "src/reseed/review", "src/reseed/sweeps/locks.py", "src/reseed/stage.py", "stages", "dvc.yaml",
+    ".github/workflows", ".ci",
+)  # fmt: skip
 INSIDE, BEYOND, NO_INTERVAL, NEW, GONE = "inside its interval", "beyond its interval", "no interval", "new", "gone"
 
 
@@ -54,6 +58,8 @@ class Difference:
     data: tuple[str, ...]
     """Outputs below data/ and models/ whose hash in a lock is another."""
     claims: tuple[ClaimChange, ...]
+    judge: tuple[str, ...]
+    """Changed files of what judges, which the same change could have made lenient."""
 
 
 def difference(root: Path, base: str, checks: Checks) -> Difference:
@@ -69,7 +75,7 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
         with Repo(str(root.resolve())) as repo:
             found = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="raise").get("diff", {})
             changed = repo.params.diff(a_rev=base, b_rev="workspace", all=False, on_error="raise").get("diff", {})
-    except DvcException as error:
+    except (DvcException, OSError) as error:
         raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(error)}") from error
     return Difference(
         base,
@@ -82,6 +88,7 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
         ),
         tuple(_data(root, known)),
         tuple(_claims(root, base, checks)),
+        tuple(sorted(locks.git(root, "diff", "--name-only", base, "--", *JUDGE).decode().split())),
     )
 
 
@@ -90,9 +97,11 @@ def moved(file: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Moved]:
     found = []
     for key, pair in sorted(figures.items()):
         before, after = pair.get("old"), pair.get("new")
-        if before == after or key.rpartition(".")[2] in ("low", "high", "kappa_low", "kappa_high"):
+        if key.rpartition(".")[2] in ("low", "high", "kappa_low", "kappa_high"):
             continue
-        interval = _interval(key, figures)
+        interval = _interval(key, figures, "old")
+        if (before, interval) == (after, _interval(key, figures, "new")):
+            continue
         if before is None or after is None:
             how = NEW if before is None else GONE
         elif interval is None:
@@ -103,13 +112,13 @@ def moved(file: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Moved]:
     return found
 
 
-def _interval(key: str, figures: Mapping[str, Mapping[str, Any]]) -> tuple[float, float] | None:
+def _interval(key: str, figures: Mapping[str, Mapping[str, Any]], side: str) -> tuple[float, float] | None:
     parent, _, last = key.rpartition(".")
     start = f"{parent}." if parent else ""
     names = {"value": ("low", "high"), "kappa": ("kappa_low", "kappa_high")}.get(last)
     if names is None:
         return None
-    low, high = (figures.get(f"{start}{name}", {}).get("old") for name in names)
+    low, high = (figures.get(f"{start}{name}", {}).get(side) for name in names)
     return None if low is None or high is None else (float(low), float(high))
 
 
@@ -135,10 +144,12 @@ def _outs(lock: Mapping[str, Any]) -> dict[str, str]:
 
 def _claims(root: Path, base: str, checks: Checks) -> list[ClaimChange]:
     found = []
-    for file in claims_files(root):
+    listed = locks.git(root, "ls-tree", "-r", "--name-only", base, "--", "claims.yaml", "studies").decode().split()
+    files = dict.fromkeys([*claims_files(root), *(path for path in listed if path.endswith("claims.yaml"))])
+    for file in files:
         before = _committed(root, base, file)
         now = {one.name: one for one in checks.claims if one.file == file}
-        raw = read_yaml(root / file).get("claims") or {}
+        raw = (read_yaml(root / file).get("claims") or {}) if (root / file).is_file() else {}
         for name in sorted({*before, *now}):
             then = _verdict(root, base, name)
             if name not in now:

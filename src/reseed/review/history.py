@@ -15,8 +15,16 @@ from reseed import ReseedError
 from reseed.claims.registry import Claim, keeps, promise
 from reseed.params import read_yaml
 from reseed.sweeps import locks
+from reseed.sweeps.parameters import value_of
 
 LEDGER = Path("runs/ledger.jsonl")
+JUDGED_BY = {
+    "stability.confidence": 1, "stability.plateau_tolerance": -1, "stability.alive_min_count": 0,
+    "stability.shared_cosine": 1, "stability.correctness.correct_gt_mcc": 1,
+    "train.convergence.loss_tolerance": -1, "train.convergence.loss_rise_tolerance": -1,
+    "train.convergence.cosine_tolerance": -1, "train.convergence.max_cosine_to_init": -1,
+}  # fmt: skip
+"""Parameters that decide a verdict, and whether a larger value is stricter (1), a smaller one (-1), or neither (0)."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +49,12 @@ class History:
             )
 
     def versions(self, path: str) -> list[tuple[str, dict[str, Any]]]:
-        """The commits that changed a YAML file, the newest first, each with its content there."""
+        """The commits that changed a YAML file, the newest first, each with its content there.
+
+        Those of side branches too, which git leaves out where a merge took the other side's file.
+        """
         found = []
-        for commit in _git(self.root, "log", "--format=%H", "--", path).split():
+        for commit in self._log("--topo-order", "HEAD", "--", path):
             try:
                 content = yaml.load(_git(self.root, "show", f"{commit}:{path}"), yaml.CSafeLoader)
             except (ReseedError, yaml.YAMLError):
@@ -52,72 +63,137 @@ class History:
                 found.append((commit, content))
         return found
 
+    def deleted(self, pattern: str) -> list[str]:
+        """Files of a pattern that some commit deleted and the workspace does not have."""
+        names = _git(
+            self.root, "log", "--full-history", "--diff-filter=D", "--name-only", "--format=", "HEAD", "--", pattern
+        ).split()
+        return sorted({name for name in names if not (self.root / name).is_file()})
+
     def past(self, file: str, name: str) -> Past:
         """When the claim `name` of a claims file was promised as it stands now, and what makes it exploratory."""
         now = promise(read_yaml(self.root / file)["claims"][name])
-        registered, before = "", ""
+        kept: list[str] = []
+        other: dict[str, bool] = {}
         for commit, content in self.versions(file):
-            raw = (content.get("claims") or {}).get(name)
-            if raw is None or not keeps(now, promise(raw)):
-                before = commit if raw is not None else ""
-                break
-            registered = commit
+            raw = _claim_of(content, name)
+            if raw is not None and keeps(now, promise(raw)):
+                kept.append(commit)
+            else:
+                other[commit] = raw is not None
+        # the oldest that has it, and after which no version asked for less or had none
+        registered = next((one for one in reversed(kept) if not other.keys() & self._after(one)), "")
         if not registered:
             return Past("", ("it is not committed as it stands",))
         reasons = []
-        judged = f"metrics/claims/{name}.json"
-        if before and (verdict := self._verdict(registered, judged)):
+        before = next((one for one, had_it in other.items() if had_it), "")
+        if before and (verdict := self._verdict(registered, f"metrics/claims/{name}.json")):
             reasons.append(
                 f"what it asks for was changed in {registered[:7]}, after it had been judged {verdict!r} as it "
                 f"stood in {before[:7]}"
             )
-        for path in now["seed_sets"]:
+        for path in now["figures"]:
             if first := self._first(path, registered):
                 reasons.append(
                     f"its evidence {path} was known ({first[:7]}) before what it asks for ({registered[:7]})"
                 )
                 break
+        reasons += self._loosened(registered)
+        for pair in now["speaks_of"]:
+            if alias := self._known_as(pair, registered):
+                reasons.append(f"{pair} was scored before {registered[:7]} under another name, {alias}")
         return Past(registered, tuple(reasons))
 
     def _verdict(self, commit: str, path: str) -> str | None:
-        """The verdict that was on record when the parent of a commit was checked out."""
-        shown = locks.git(self.root, "log", "-1", "--format=%H", f"{commit}^", "--", path).decode().strip()
-        if not shown:
-            return None
+        """The last verdict on record that does not come after a commit."""
+        for one in self._log("--topo-order", "HEAD", "--", path):
+            if one == commit or one in self._after(commit):
+                continue
+            try:
+                return str(json.loads(_git(self.root, "show", f"{one}:{path}"))["verdict"])
+            except (ReseedError, ValueError, KeyError, TypeError):
+                continue
+        return None
+
+    def _after(self, commit: str) -> frozenset[str]:
+        """The commits that come after one, by descent."""
+        if commit not in self._descendants:
+            listed = _git(self.root, "rev-list", "--ancestry-path", f"{commit}..HEAD").split()
+            self._descendants[commit] = frozenset(listed)
+        return self._descendants[commit]
+
+    def _first(self, path: str, promised: str) -> str | None:
+        """The first commit with a file at the path that does not come after `promised`; a merge may add files, too."""
+        added = self._log("-m", "--diff-filter=A", "HEAD", "--", path)
+        return next((one for one in reversed(added) if one not in self._after(promised)), None)
+
+    def _loosened(self, registered: str) -> list[str]:
+        """The parameters by which every claim is judged that are looser now than when it was written down."""
         try:
-            return str(json.loads(_git(self.root, "show", f"{commit}^:{path}"))["verdict"])
-        except (ReseedError, ValueError, KeyError):
-            return None
-
-    def _first(self, path: str, until: str) -> str | None:
-        """The first commit, `until` or before, that has a file at the path."""
-        commits = _git(self.root, "log", "--diff-filter=A", "--format=%H", until, "--", path).split()
-        return commits[-1] if commits else None
-
-    @cached_property
-    def _locks(self) -> list[Mapping[str, Any]]:
-        """The stages of every lock that was ever committed, here or by an experiment that is still there."""
-        revisions = _git(self.root, "for-each-ref", "refs/exps", "--format=%(objectname)").split()
-        listed = _git(self.root, "log", "--format=%H", "HEAD", *revisions, "--", "dvc.lock", "*/dvc.lock").split()
-        found, seen = [], set()
-        for commit in dict.fromkeys([*listed, *revisions]):
-            for line in _git(self.root, "ls-tree", "-r", commit).splitlines():
-                meta, _, path = line.partition("\t")
-                blob = meta.split()[2]
-                if Path(path).name == "dvc.lock" and blob not in seen:
-                    seen.add(blob)
-                    content = yaml.load(_git(self.root, "cat-file", "blob", blob), yaml.CSafeLoader) or {}
-                    found.append(content.get("stages", {}))
+            then = yaml.load(_git(self.root, "show", f"{registered}:params.yaml"), yaml.CSafeLoader)
+        except (ReseedError, yaml.YAMLError):
+            return []
+        now, found = read_yaml(self.root / "params.yaml"), []
+        for key, direction in JUDGED_BY.items():
+            before, after = (value_of(content, key) for content in (then, now))
+            if before is None or after is None or before == after:
+                continue
+            if direction == 0 or (after - before) * direction < 0:
+                found.append(
+                    f"params.yaml: {key}, by which it is judged, was {before} when it was written down "
+                    f"({registered[:7]}) and is {after}"
+                )
         return found
 
+    def _known_as(self, pair: str, registered: str) -> str | None:
+        """The other name under which the setting of a seed set was scored at a commit that does not come after one."""
+        subject, _, variant = pair.partition("/")
+        own = {_nameless(setting, variant) for setting in self.tried(pair) if setting.startswith("{")}
+        for commit, stages in self._locks:
+            if commit in self._after(registered) or commit in self._experiments:
+                continue
+            for entry in stages.values():
+                for out in entry.get("outs", []):
+                    parts = out["path"].split("/")[-3:]
+                    of_subject = len(parts) == 3 and parts[0] == subject and parts[2] == "stability.json"
+                    if of_subject and parts[1] != variant and _nameless(_setting(entry), parts[1]) in own:
+                        return f"{parts[0]}/{parts[1]}"
+        return None
+
+    def _log(self, *arguments: str) -> list[str]:
+        return list(dict.fromkeys(_git(self.root, "log", "--full-history", "--format=%H", *arguments).split()))
+
+    @cached_property
+    def _experiments(self) -> list[str]:
+        return _git(self.root, "for-each-ref", "refs/exps", "--format=%(objectname)").split()
+
+    @cached_property
+    def _descendants(self) -> dict[str, frozenset[str]]:
+        return {}
+
+    @cached_property
+    def _locks(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """A commit and the stages of every lock that was ever committed, here or by an experiment that is still there.
+
+        Of several commits with the same lock the oldest.
+        """
+        listed = self._log("--topo-order", "HEAD", *self._experiments, "--", "dvc.lock", "*/dvc.lock")
+        found: dict[str, str] = {}
+        for commit in dict.fromkeys([*self._experiments, *listed]):
+            for line in _git(self.root, "ls-tree", "-r", commit).splitlines():
+                meta, _, path = line.partition("\t")
+                if Path(path).name == "dvc.lock":
+                    found[meta.split()[2]] = commit
+        return [(commit, _stages(_git(self.root, "cat-file", "blob", blob))) for blob, commit in found.items()]
+
     def tried(self, pair: str) -> dict[str, str]:
-        """Every setting that a seed set was scored with: its parameters, as text, and the data it read.
+        """Every setting that a seed set was scored with: its parameters, as text, and the stage that scored it.
 
         From all committed locks and all experiments; and from the ledger of sweeps, what was run and not kept.
         """
         wanted = f"metrics/{pair}/stability.json"
         found = {}
-        for stages in self._locks:
+        for _, stages in self._locks:
             for name, entry in stages.items():
                 if any(out["path"].endswith(wanted) for out in entry.get("outs", [])):
                     found[_setting(entry)] = name
@@ -134,13 +210,16 @@ class History:
             for ref in _git(self.root, "for-each-ref", "refs/exps", "--format=%(refname)").split()
         }
         for line in path.read_text().splitlines():
-            entry = json.loads(line) if line.endswith("}") else {}
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line may have been cut off by a full disk
             changes = str(entry.get("changes", ""))
             touches = any(
                 part.startswith((f"variants.{variant}.", "train.", f"subjects/{subject}.yaml:"))
                 for part in changes.split()
             )
-            if entry.get("status") == "done" and touches and entry["task"].partition("@")[0] not in kept:
+            if entry.get("status") == "done" and touches and str(entry.get("task", "")).partition("@")[0] not in kept:
                 yield changes
 
 
@@ -155,13 +234,50 @@ def _setting(entry: Mapping[str, Any]) -> str:
     return json.dumps(params, sort_keys=True)
 
 
-def criteria(history: History, file: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """Every criterion that a phase ever had, with what it asked for: {phase: {criterion: content}}, the oldest."""
+def _stages(lock: str) -> Mapping[str, Any]:
+    try:
+        content = yaml.load(lock, yaml.CSafeLoader)
+    except yaml.YAMLError:
+        return {}
+    return content.get("stages", {}) if isinstance(content, dict) else {}
+
+
+def _nameless(setting: str, variant: str) -> str:
+    return setting.replace(f'"params.yaml:variants.{variant}"', '"params.yaml:variants"')
+
+
+def _claim_of(content: Mapping[str, Any], name: str) -> dict[str, Any] | None:
+    """A claim of a claims file as it once stood, None where there is none that could be read."""
+    claims = content.get("claims")
+    raw = claims.get(name) if isinstance(claims, Mapping) else None
+    return raw if isinstance(raw, dict) else None
+
+
+def asked_of(phase: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a phase of claims.yaml asks for, by key: its criteria, what covers its domain, its stop rules."""
+    found = {
+        f"criteria.{name}": {"verdict": "supported"} | criterion
+        for name, criterion in (phase.get("criteria") or {}).items()
+        if isinstance(criterion, dict)
+    }
+    found |= {f"coverage ({part['domain']})": dict(part) for part in phase.get("coverage") or ()}
+    return found | {f"stop_rules ({rule})": {} for rule in phase.get("stop_rules") or ()}
+
+
+def ever_asked(history: History, file: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """All that every phase ever asked for, as it was first committed; of a bound of coverage the highest."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     for _, content in history.versions(file):
-        for phase, raw in (content.get("phases") or {}).items():
-            for name, criterion in (raw.get("criteria") or {}).items():
-                found.setdefault(phase, {})[name] = {"verdict": "supported"} | criterion
+        phases = content.get("phases")
+        for name, raw in (phases if isinstance(phases, dict) else {}).items():
+            if not isinstance(raw, dict):
+                continue
+            phase = found.setdefault(name, {})
+            for key, asked in asked_of(raw).items():
+                highest = max(
+                    (one["at_least"] for one in (asked, phase.get(key, asked)) if "at_least" in one), default=None
+                )
+                phase[key] = asked if highest is None else asked | {"at_least": highest}
     return found
 
 
@@ -173,7 +289,8 @@ def chosen_on_the_test(root: Path, claim: Claim) -> str | None:
         subject, _, variant = pair.partition("/")
         path = root / "metrics" / subject / "calibration.json"
         seeds = set((params["variants"].get(variant) or {}).get("seeds") or params["train"]["seeds"])
-        if "k" in values and path.is_file() and searched & seeds:
+        k = values.get("k", (params["variants"].get(variant) or {}).get("k"))
+        if k is not None and path.is_file() and searched & seeds:
             found = json.loads(path.read_text())
             chosen = {one["k"] for key, one in found.items() if key.startswith("by_") and isinstance(one, dict)}
             if values["k"] in chosen:

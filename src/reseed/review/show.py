@@ -45,6 +45,8 @@ def terminal(checks: Checks, changed: Difference | None, console: Console) -> No
         _changes(changed, console)
     if checks.stale:
         console.print(f"To be run again: {', '.join(checks.stale)}", highlight=False, markup=False)
+    for fault in checks.faults:
+        console.print(fault, highlight=False, markup=False)
     console.print(
         f"Blocked by: {', '.join(checks.blocked)}" if checks.blocked else "Nothing blocks.",
         highlight=False,
@@ -74,6 +76,9 @@ def markdown(checks: Checks, changed: Difference | None) -> str:
             for one in checks.phases
         ]
     if changed is not None:
+        if changed.judge:
+            files = ", ".join(f"`{path}`" for path in changed.judge)
+            lines += ["", f"**This changes what judges: {files}.** Read these first."]
         if changed.claims:
             lines += ["", f"### Claims against `{changed.base}`", "", "| claim | before | now | what changed |"]
             lines += ["|---|---|---|---|"]
@@ -94,6 +99,7 @@ def markdown(checks: Checks, changed: Difference | None) -> str:
         if not changed.metrics:
             lines.append("None.")
         lines += ["", *(f"- {line}" for line in _lines(changed))]
+    lines += [f"- {fault}" for fault in checks.faults]
     if checks.stale:
         lines += ["", f"To be run again: {', '.join(f'`{name}`' for name in checks.stale)}"]
     lines += ["", f"**Blocked by {', '.join(checks.blocked)}.**" if checks.blocked else "Nothing blocks.", ""]
@@ -115,6 +121,7 @@ def as_json(checks: Checks, changed: Difference | None) -> str:
             {"name": p.name, "file": p.file, "verdict": p.verdict, "reasons": p.reasons, "faults": p.faults}
             for p in checks.phases
         ],
+        "faults": checks.faults,
         "stale": checks.stale,
         "blocked": checks.blocked,
     }  # fmt: skip
@@ -129,6 +136,8 @@ def _because(one: Checked) -> list[str]:
 
 
 def _lines(changed: Difference) -> Iterable[str]:
+    if changed.judge:
+        yield "What judges has changed: " + ", ".join(changed.judge)
     counts: dict[str, int] = {}
     for one in changed.metrics:
         counts[one.how] = counts.get(one.how, 0) + 1
