@@ -33,7 +33,7 @@ class Positive:
 
 
 def _positive(name: str, n: int, d_in: int, l0: int, seed: int, **variant: Any) -> Positive:
-    return Positive(name, n, d_in, l0, seed, {"d_sae": n, "k": l0, "steps": 2500} | variant)
+    return Positive(name, n, d_in, l0, seed, {"d_sae": n, "k": l0} | variant)
 
 
 POSITIVES = (
@@ -45,7 +45,7 @@ POSITIVES = (
     _positive("batchtopk_30_in_40", 30, 40, 4, 6, architecture="batchtopk"),
     _positive("batchtopk_18_in_60", 18, 60, 3, 7, architecture="batchtopk"),
     _positive("batchtopk_20_in_32", 20, 32, 4, 8, architecture="batchtopk"),
-    _positive("matryoshka_20_in_40", 20, 40, 3, 9, architecture="matryoshka", widths=[10, 20]),
+    _positive("batchtopk_26_in_52", 26, 52, 3, 9, architecture="batchtopk"),
     _positive("matryoshka_16_in_32", 16, 32, 3, 10, architecture="matryoshka", widths=[8, 16]),
 )
 
@@ -59,7 +59,7 @@ def show(positive: Positive, folder: Path) -> dict[str, Any]:
         "generator": "superposition", "n_features": positive.n_features, "d_in": positive.d_in, "l0": positive.l0,
         "orthogonal": True, "magnitude_std": 0.2, "noise_std": 0.05, "rows": rows, "seed": positive.seed,
     }  # fmt: skip
-    training = {"batch_size": 128, "warm_up_steps": 50, "min_steps": 400, "check_every": 50}
+    training = {"batch_size": 128, "warm_up_steps": 50, "min_steps": 2400, "max_steps": 8000, "check_every": 50}
 
     def world(subject: dict[str, Any]) -> None:
         subject["data"] = data
