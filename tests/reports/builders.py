@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,8 @@ VARIANTS = ("modular/topk-k4", "modular/topk-k8", "gsm8k-gpt/gpt-topk-16", "supe
 WITH_TABLES = "modular/topk-k4"
 SEEDS, LATENTS = (0, 1, 2), 60
 CLAIM = "low-l0-agreement"
+CACHED = shutil.ignore_patterns("tables", "examples", "saebench", "evals", "sae_probes")
+"""What DVC caches, which a clone may or may not have."""
 
 
 def planted_tables(folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from reseed.artifacts import read_json, sha256, write_json
 from reseed.reports.site.pages import build
 from tests.conftest import ROOT
-from tests.reports.builders import CLAIM, VARIANTS, WITH_TABLES, planted_tables
+from tests.reports.builders import CACHED, CLAIM, VARIANTS, WITH_TABLES, planted_tables
 
 
 @pytest.fixture(scope="session")
@@ -22,7 +22,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, root / name)
     shutil.copytree(ROOT / "runs", root / "runs")
     for name in (*VARIANTS, "claims"):
-        shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name)
+        shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name, ignore=CACHED)
     shutil.copy(ROOT / "metrics" / "replication.json", root / "metrics" / "replication.json")
     planted_tables(root / "metrics" / WITH_TABLES)
     write_json(root / "data/modular/activations/trained/index.json", {"splits": {"train": {"rows": 8000}}})

@@ -66,7 +66,8 @@ def test_the_folder_holds_what_a_repository_needs_and_nothing_else() -> None:
     files = tree(published())
     assert sorted(files) == [
         "README.md", "manifest.json", "metrics/claims/above-random-weights.json",
-        "metrics/claims/agreement-falls-with-k.json", "metrics/saebench.json", "metrics/stability.json",
+        "metrics/claims/agreement-falls-with-k.json", "metrics/coverage.json", "metrics/saebench.json",
+        "metrics/stability.json",
         *(f"seed_{seed}/{name}" for seed in range(5) for name in ("cfg.json", "sae_weights.safetensors")),
     ]  # fmt: skip
     assert files["metrics/stability.json"] == STABILITY.read_bytes()

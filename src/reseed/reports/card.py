@@ -500,15 +500,22 @@ def _over_random(of: SeedSet) -> list[tuple[str, Mapping[str, Any]]]:
     ]
 
 
+def _standing(verdict: Mapping[str, Any]) -> str:
+    return (
+        " (exploratory: written down when its evidence was known)" if verdict.get("standing") == "exploratory" else ""
+    )
+
+
 def _claims(of: SeedSet) -> str:
     if not of.claims:
         return "No registered claim speaks of this seed set.\n"
     lines = [
-        [statement, f"**{verdict['verdict']}**", re.sub(PATH, r"\1", "; ".join(verdict["reasons"]))]
+        [statement, f"**{verdict['verdict']}**{_standing(verdict)}", re.sub(PATH, r"\1", "; ".join(verdict["reasons"]))]
         for statement, verdict in of.claims.values()
     ]
-    return "Registered before the evidence; each rests on several seed sets, of which this is one.\n\n" + _table(
-        ["claim", "verdict", "because"], lines
+    return (
+        "Registered before the evidence, if nothing else is said; each rests on several seed sets, of which this is "
+        "one.\n\n" + _table(["claim", "verdict", "because"], lines)
     )
 
 

@@ -155,7 +155,8 @@ def _verdict(numbers: Numbers, claim: Claim) -> Cell:
     badge = Markup('<span class="badge verdict {}">{}</span>').format(kind, claim.verdict)
     if not claim.content:
         return badge
-    return numbers.mark(badge, claim.file, "verdict")
+    standing = Markup(" (exploratory)") if claim.content.get("standing") == "exploratory" else Markup("")
+    return numbers.mark(badge, claim.file, "verdict") + standing
 
 
 def _because(numbers: Numbers, claim: Claim) -> Cell:
@@ -170,8 +171,10 @@ def _because(numbers: Numbers, claim: Claim) -> Cell:
                 of_arm, test["figure"], figure, test["bound"], test["outcome"]
             )
         )
-    if claim.verdict == NOT_TESTABLE:  # elsewhere the reasons are the tests in words
-        parts += [Markup("<li>{}</li>").format(reason) for reason in claim.content["reasons"]]
+    # those after the tests in words, where the claim was testable, are the gates that it did not pass
+    more = claim.content["reasons"]
+    more = more if claim.verdict == NOT_TESTABLE else more[len(claim.content["tests"]) :]
+    parts += [Markup("<li>{}</li>").format(reason) for reason in more]
     html = Markup('<ul class="plain">{}</ul>').format(Markup("").join(parts))
     if gates := claim.content.get("gates"):
         items = Markup("").join(
