@@ -354,7 +354,7 @@ FAULTS = (
         r"benchmark: .* score is not marked as one that may gate: it moves with the seed alone",
     ),
     Fault(
-        "pairs_as_the_unit", "HUSAI 1.5.13", "Pairs of seeds as observations",
+        "pairs_as_the_unit", "HUSAI 1.5.13", "Pairs of seeds in a claim",
         "Intervals and tests over the 10 pairs of 5 seeds, or the 28 of 8: p = 0.0086 for a difference of 0.0012.",
         "stability.json has ten left-out values for five seeds.",
         world, _stability(_pairs), judged, r"has 10 left-out values for 5 seeds: pairs of seeds share seeds",
