@@ -1,4 +1,4 @@
-"""Our step against the trainers of SAELens and dictionary_learning: equal weights and rows; 200 steps, 60 of one.
+"""Our step against the trainers of SAELens and dictionary_learning: equal weights and rows; 200 steps, fewer of three.
 
 Tolerance: both sides add up the same products in another order, in float32 with an error near 1e-7 a sum, and agree to
 1e-6 where this was written. Losses are held to 1e-5 relative; weights to 1e-4 of the largest of their kind, all but one
@@ -21,6 +21,9 @@ from tests.conftest import planted_rows, unit, variant_of
 from tests.saes.peers import dictionary_learning_run, saelens_run
 
 D_IN, D_SAE, K, ROWS, STEPS, LR = 32, 96, 4, 256, 200, 3e-3
+# Of three architectures one pre-activation falls on the other side of its threshold, on some processors sooner (seen
+# after 60, 123 and 160 steps); from there on the two are different runs.
+SHORTER = {"jumprelu-step": 60, "gated": 100, "dictionary_learning-batchtopk": 100}
 TOLERANCE = 1e-4
 NAMES = {"W_enc_T": "W_enc"}
 
@@ -137,8 +140,7 @@ def test_saelens_takes_the_same_steps(
     if peer == "jumprelu":
         weights["threshold"] = torch.full((D_SAE,), 0.01)
     step = config.get("jumprelu_sparsity_loss_mode") == "step"
-    if step:
-        batches = batches[:60]  # later, on some processors, one pre-activation falls on the other side of its threshold
+    batches = batches[: SHORTER.get("jumprelu-step" if step else peer, STEPS)]
     given = {name: weight for name, weight in weights.items() if not (gate and name == "b_enc")} | gate
     theirs = saelens_run(peer, COMMON | config, given, batches, LR)
     losses, trained = ours(variant, training, weights, batches)
@@ -158,7 +160,7 @@ def test_dictionary_learning_takes_the_same_steps(
     architecture: Any, batches: list[Tensor], sae_training: SaeTraining
 ) -> None:
     variant = variant_of(architecture=architecture, d_sae=D_SAE, k=K)
-    weights = first_weights(norm=1.0)
+    weights, batches = first_weights(norm=1.0), batches[: SHORTER.get(f"dictionary_learning-{architecture}", STEPS)]
     theirs = dictionary_learning_run(architecture, K, weights, batches, LR)
     losses, trained = ours(variant, sae_training, weights, batches)
     check_losses([row["reconstruction"] for row in losses], [row["l2_loss"] for row in theirs.losses])
