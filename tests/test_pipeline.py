@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     started = time.monotonic()
     done = dvc(folder, "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert time.monotonic() - started < 400  # a slow machine with other work on it; half a minute to two minutes alone
+    assert time.monotonic() - started < 900  # minutes where other work runs beside it
     return folder
 
 
