@@ -43,7 +43,7 @@ def would_run(folder: Path) -> set[str]:
 def test_every_stage_left_its_artefact_and_its_run_facts(project: Path) -> None:
     stages = set(yaml.safe_load((project / "dvc.lock").read_text())["stages"])
     assert {path.stem for path in (project / "runs").iterdir()} == stages
-    assert len(stages) == 21
+    assert len(stages) == 23
     assert not list(project.rglob("*.partial"))
     assert read_json(project / "metrics/claims" / f"{CLAIM}.json")["verdict"] in (
         "supported", "not supported", "not testable",
@@ -90,7 +90,7 @@ def test_a_second_run_does_nothing_and_says_so_in_seconds(project: Path) -> None
     before = (project / "dvc.lock").read_bytes()
     started = time.monotonic()
     done = dvc(project, "repro")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 20
     assert UP_TO_DATE in done.stdout
     assert (project / "dvc.lock").read_bytes() == before
     assert list((project / "src").rglob("__pycache__"))  # bytecode was written, and is no dependency
