@@ -21,6 +21,8 @@ from reseed import ReseedError
 from reseed.params import TRAINED
 
 SIGNIFICANT_DIGITS = 6
+WRITTEN: set[Path] = set()
+"""What this process has written whole; run facts tell the hash of each metric, which a lock alone does not prove."""
 
 
 def raw_dir(subject: str) -> Path:
@@ -72,6 +74,7 @@ def writing(path: Path) -> Iterator[Path]:
         yield partial
         _remove(path)
         partial.rename(path)
+        WRITTEN.add(path)
     except OSError as error:
         _remove(partial)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -106,8 +109,11 @@ def read_json(path: Path) -> dict[str, Any]:
     def refuse(constant: str) -> Any:
         raise ReseedError(f"{path}: found {constant}, allowed: finite numbers")
 
+    def number(text: str) -> float:
+        return float(text) if math.isfinite(float(text)) else refuse(text)  # 1e999 is read as infinity
+
     try:
-        content = json.loads(path.read_text(), parse_constant=refuse)
+        content = json.loads(path.read_text(), parse_constant=refuse, parse_float=number)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ReseedError(
             f"{path}: not valid JSON ({error}); restore it with `dvc checkout` or run its stage"

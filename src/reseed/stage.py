@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 import platform
@@ -20,10 +21,12 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from reseed import INTERRUPTED, NUMERIC_PACKAGES, ReseedError, installed_version
-from reseed.artifacts import write_json
+from reseed.artifacts import WRITTEN, write_json
 from reseed.params import Compute, load_params
 
 RUNS = Path("runs")
+TRACKED = ("metrics", "docs")
+"""Where stages write what git tracks."""
 
 
 def run_stage(body: Callable[..., Mapping[str, BaseModel | object]]) -> None:
@@ -90,6 +93,7 @@ def _facts(
         "duration_s": time.time() - started,
         "revision": revision(),
         "uncommitted_code": len(_git("status", "--porcelain", "--", "src", "stages", "dvc.yaml").splitlines()),
+        "wrote": _wrote(),
         "parameters": _without_none({name: _dump(value) for name, value in used.items()}),
         "versions": {"python": platform.python_version()}
         | {name: found for name in NUMERIC_PACKAGES if (found := installed_version(name))},
@@ -104,6 +108,12 @@ def _facts(
     if experiment := os.environ.get("DVC_EXP_NAME"):
         facts["experiment"] = experiment
     return facts
+
+
+def _wrote() -> dict[str, str]:
+    """The md5 of every file that the stage wrote for git to track, by its path."""
+    files = sorted(path for path in WRITTEN if path.parts[0] in TRACKED and path.is_file())
+    return {path.as_posix(): hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files}
 
 
 def _dump(value: Any) -> Any:

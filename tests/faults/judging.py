@@ -27,7 +27,7 @@ from reseed.stability.variants import compare_variants
 from tests import scratch
 from tests.conftest import ROOT, stage
 from tests.faults import bases
-from tests.faults.attempts import change_json, change_params
+from tests.faults.attempts import change_json, change_params, dvc
 from tests.faults.museum import Exhibit, Fault
 from tests.review import project
 from tests.sweeps.toy import git
@@ -241,9 +241,7 @@ def _tried(times: int) -> Any:
     def plant(_: Exhibit) -> None:
         for i in range(times):
             project.edit(Path(), "planted.yaml", "variants/topk-k4/kappa", 0.81 + i / 100)
-            project.commit(Path(), "another try")
-            project.repro(Path())
-            project.commit(Path(), "results")
+            project.rerun(Path(), "another try")
 
     return plant
 
@@ -263,6 +261,14 @@ def _edit(name: str, path: str, value: Any) -> Any:
 def _better_number(_: Exhibit) -> None:
     path = Path(project.FIRST)
     path.write_text(path.read_text().replace("0.8,", "0.95,"))
+
+
+def _committed_as_a_run(exhibit: Exhibit) -> None:
+    """And judged again, so that no lock, metric or verdict contradicts another."""
+    _better_number(exhibit)
+    dvc("commit", "--force", "score@topk-k4")
+    project.repro(Path())
+    project.commit(Path(), "a better number")
 
 
 def _merged_number(_: Exhibit) -> None:
@@ -427,6 +433,13 @@ FAULTS = (
         "kappa is 0.95 in the metric file instead of 0.8.",
         reviewed, _committed(_better_number), checked,
         r"stability\.json: it is not what score@topk-k4 made \(edited, merged",
+    ),
+    Fault(
+        "edit_committed_as_a_run", "HUSAI 1.4", "A number typed into a result and into its lock",
+        "Numbers were carried by hand from one document to the next, and nothing could tell them from results.",
+        "kappa is 0.95 in the metric file, and `dvc commit --force` makes the lock say so.",
+        reviewed, _committed_as_a_run, checked,
+        r"stability\.json: its lock says that score@topk-k4 made it, and the facts of its run do not",
     ),
     Fault(
         "merged_metric", "HUSAI 1.5.15", "A metric that no run made",

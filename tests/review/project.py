@@ -144,6 +144,13 @@ def repro(folder: Path) -> None:
     dvc_ok(folder, "repro")
 
 
+def rerun(folder: Path, message: str) -> None:
+    """Commit what was changed, run what it makes stale, and commit the results."""
+    commit(folder, message)
+    repro(folder)
+    commit(folder, "results")
+
+
 def claims(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`reseed claims ARGUMENTS` as a user runs it there."""
     return subprocess.run(

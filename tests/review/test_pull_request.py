@@ -56,9 +56,7 @@ def test_main_stands_and_changes_nothing(branch: Path) -> None:
 
 def test_a_branch_that_improves_lands_with_what_moved(branch: Path) -> None:
     project.edit(branch, "planted.yaml", "variants/topk-k4/kappa", 0.9)
-    project.commit(branch, "better")
-    project.repro(branch)
-    project.commit(branch, "results")
+    project.rerun(branch, "better")
     checks, changed = looked(branch)
     assert (only(checks).verdict, checks.blocked, only(checks).tried) == ("supported", [], 2)
     moved = {(one.key, one.how): (one.before, one.after) for one in changed.metrics if one.file == FIRST}
@@ -79,9 +77,7 @@ def test_a_branch_that_improves_lands_with_what_moved(branch: Path) -> None:
 
 def test_a_branch_that_regresses_lands_only_when_it_says_so(branch: Path) -> None:
     project.edit(branch, "planted.yaml", "variants/topk-k8/kappa", 0.2)
-    project.commit(branch, "worse")
-    project.repro(branch)
-    project.commit(branch, "results")
+    project.rerun(branch, "worse")
     checks, changed = looked(branch)
     assert only(checks).verdict == "not supported"
     assert only(checks).reasons[1] == "kappa of trained, toy/topk-k8: 0.200 [0.190, 0.210], to be above 0.5: refuted"
@@ -132,9 +128,7 @@ def test_a_verdict_edited_by_hand_blocks(branch: Path) -> None:
 def test_a_threshold_moved_after_its_evidence_is_exploratory_and_has_to_say_so(branch: Path) -> None:
     project.edit(branch, "planted.yaml", "variants/topk-k8/kappa", 0.2)
     project.edit(branch, "claims.yaml", f"claims/{CLAIM}/tests/0/above", 0.15)
-    project.commit(branch, "worse, and a lower bound")
-    project.repro(branch)
-    project.commit(branch, "results")
+    project.rerun(branch, "worse, and a lower bound")
     checks, changed = looked(branch)
     one = only(checks)
     assert (one.verdict, one.recorded, one.standing) == ("not testable", "supported", "exploratory")
@@ -144,9 +138,7 @@ def test_a_threshold_moved_after_its_evidence_is_exploratory_and_has_to_say_so(b
     )
     assert "what it asks for was changed" in changed.claims[0].changes
     project.edit(branch, "claims.yaml", f"claims/{CLAIM}/standing", "exploratory")
-    project.commit(branch, "said so")
-    project.repro(branch)
-    project.commit(branch, "results")
+    project.rerun(branch, "said so")
     checks = check(branch)
     assert (show.verdict(only(checks)), checks.blocked) == ("supported (exploratory)", ["first"])
     assert "is supported (exploratory), to be supported" in checks.phases[0].faults[0]  # no phase goes by it
@@ -158,9 +150,7 @@ def test_a_claim_written_down_after_its_evidence_is_exploratory(branch: Path) ->
         registered, standing="exploratory", tests=[{"figure": "trained", "over": "each", "above": 0.59}]
     )
     project.edit(branch, "claims.yaml", "claims/late", late)
-    project.commit(branch, "one more claim")
-    project.repro(branch)
-    project.commit(branch, "results")
+    project.rerun(branch, "one more claim")
     late_one = check(branch).claims[1]
     assert (late_one.verdict, late_one.standing, late_one.faults) == ("supported", "exploratory", ())
     assert f"its evidence {FIRST} was known" in late_one.why_exploratory[0]
@@ -168,9 +158,7 @@ def test_a_claim_written_down_after_its_evidence_is_exploratory(branch: Path) ->
 
 def test_other_words_after_the_evidence_are_another_claim(branch: Path) -> None:
     project.edit(branch, "claims.yaml", f"claims/{CLAIM}/statement", "SAEs find the features of every model.")
-    project.commit(branch, "a larger claim")
-    project.repro(branch)
-    project.commit(branch, "results")
+    project.rerun(branch, "a larger claim")
     checks, changed = looked(branch)
     assert "found standing 'confirmatory', allowed: 'exploratory', because what it asks for" in only(checks).faults[0]
     assert "what it asks for was changed" in changed.claims[0].changes
@@ -292,9 +280,7 @@ def test_two_branches_that_merge_are_judged_again(branch: Path) -> None:
     for name, variant, kappa in (("one", "topk-k4", 0.7), ("two", "topk-k8", 0.7)):
         git(branch, "switch", "-qc", name, "change")
         project.edit(branch, "planted.yaml", f"variants/{variant}/kappa", kappa)
-        project.commit(branch, f"{variant} moves")
-        project.repro(branch)
-        project.commit(branch, "results")
+        project.rerun(branch, f"{variant} moves")
     merged = subprocess.run(
         ["git", "merge", "-q", "one"], cwd=branch, env=project.environment(), capture_output=True, check=False
     )

@@ -44,6 +44,8 @@ class Checked:
     """What must be mended before the claim may stand: each is a sentence and blocks."""
     tried: int
     """Settings that its seed sets were scored with, anywhere."""
+    promised: str
+    """The commit since which it has asked for no less; empty if none has it."""
     judged: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
 
@@ -175,7 +177,7 @@ def _checked(root: Path, file: str, name: str, claim: Claim, history: History, c
     verdict = NOT_TESTABLE if faults else str(judged["verdict"])
     return Checked(
         name, file, claim, verdict, str(recorded.get("verdict", "")), standing, reasons, tuple(why), tuple(faults),
-        tried, judged,
+        tried, past.registered, judged,
     )  # fmt: skip
 
 
@@ -357,6 +359,11 @@ class Chain:
                 found.append(
                     f"{locks.lock_of(stage.file)}: {stage.name} records {foreign[0]}, which "
                     f"{facts['revision'][:7]}, at which it ran, does not have; {again}"
+                )
+            elif forged := locks.foreign_outputs(stage, facts):
+                found.append(
+                    f"{forged[0]}: its lock says that {stage.name} made it, and the facts of its run do not (edited, "
+                    f"then `dvc commit`?); {again}"
                 )
             elif wrong := locks.foreign_parameters(stage, facts):
                 found.append(

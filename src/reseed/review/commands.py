@@ -105,8 +105,8 @@ def _show(one: checking.Checked, chain: checking.Chain, console: Console) -> Non
     }
     _table(console, "Parameters", ("key", "value"), [(key, str(value)) for key, value in sorted(parameters.items())])
     say(
-        f"registered at {one.claim.registered[:7]}; {one.tried} settings tried, intervals corrected for "
-        f"{one.claim.tried}",
+        f"promised as it stands since {one.promised[:7] or 'no commit'}; {one.tried} settings tried, intervals "
+        f"corrected for {one.claim.tried}",
         f"to make it again: git checkout {_revision(one, chain)[:7]} && dvc repro {chain.address(one.file, one.name)}",
     )
 

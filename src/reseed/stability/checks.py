@@ -44,12 +44,12 @@ def check_rows(activations: Activations, folder: Path) -> None:
 
 
 def held_out_report(activations: Activations) -> dict[str, int | float]:
-    """How many test rows there are, and the share that also stand among the training rows, bit for bit.
+    """How many test and training rows there are, and the share of test rows that are also training rows, bit for bit.
 
     A row that was trained on is not held out, whatever its split is called; the gate `held_out` of a claim reads this.
     """
     train, test = (_digests(activations.rows(split)) for split in ("train", "test"))
-    return {"rows": len(test), "repeated": torch.isin(test, train).double().mean().item()}
+    return {"rows": len(test), "training_rows": len(train), "repeated": torch.isin(test, train).double().mean().item()}
 
 
 def check_control(trained: Mapping[str, Any], index: Mapping[str, Any], folder: Path) -> None:

@@ -168,7 +168,8 @@ def _foreign(stage: Stage, facts: Mapping[str, Any], then: Tree | None, outputs:
     if facts and then is None:
         return [f"ran at {facts['revision'][:7]}, which this clone does not have"]
     code = locks.foreign_code(stage, then, outputs) if then else []
-    return [*code, *locks.foreign_parameters(stage, facts)]
+    outputs_of_another = locks.foreign_outputs(stage, facts) if "wrote" in facts else []  # older facts do not tell
+    return [*code, *outputs_of_another, *locks.foreign_parameters(stage, facts)]
 
 
 def _experiments(root: Path) -> dict[str, tuple[str, str]]:

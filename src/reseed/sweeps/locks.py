@@ -250,6 +250,13 @@ def foreign_code(stage: Stage, then: Tree, outputs: Mapping[str, str]) -> list[s
     return [path for path, md5 in deps if path not in outputs and then.hash(path) != md5]
 
 
+def foreign_outputs(stage: Stage, facts: Mapping[str, Any]) -> list[str]:
+    """The outputs in git that the lock records and the run did not write so, as after an edit and `dvc commit`."""
+    wrote = facts.get("wrote", {})
+    tracked = {path: md5 for path, md5 in stage.locked("outs").items() if not stage.outs.get(path, True)}
+    return [path for path, md5 in tracked.items() if wrote.get(path) != md5]
+
+
 def foreign_parameters(stage: Stage, facts: Mapping[str, Any]) -> list[str]:
     """The parameters of the lock that the run facts give another value, as after `dvc exp save`."""
     params = {key: value for (_, key), value in stage.locked_params().items()}

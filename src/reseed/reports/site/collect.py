@@ -171,11 +171,6 @@ class Workspace:
         paths = sorted(self.root.glob("metrics/*/*/stability.json"))
         return [Variant(p.parts[-3], p.parts[-2], self.json(str(p.relative_to(self.root)))) for p in paths]
 
-    def training_rows(self, subject: str) -> int | None:
-        """Rows of the training split of the trained arm, None where its activations are not in the workspace."""
-        file = f"data/{subject}/activations/trained/index.json"
-        return int(self.json(file)["splits"]["train"]["rows"]) if self.has(file) else None
-
     def table(self, file: str) -> pd.DataFrame | None:
         """A table that DVC holds, None where it is not in the workspace."""
         return pd.read_parquet(self.root / file) if self.has(file) else None

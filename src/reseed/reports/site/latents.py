@@ -44,7 +44,7 @@ def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, certificates: Ce
         examples=f"{place}-" if have else "",
         examples_source=numbers.source(file) if have else -1,
         stage=workspace.exemplified.get((v.subject, v.name), ""),
-        training_rows=workspace.training_rows(v.subject),
+        training_rows=v.stability.get("held_out", {}).get("training_rows"),
         certificates=certificates,
     )
 
