@@ -44,7 +44,7 @@ def test_a_missing_or_non_finite_value_cannot_be_written(bad: float | None, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ['{"a": NaN}', '{"a": -Infinity}'])
+@pytest.mark.parametrize("content", ['{"a": NaN}', '{"a": -Infinity}', '{"a": 1e999}'])
 def test_a_non_finite_value_cannot_be_read(content: str, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(ReseedError, match="allowed: finite numbers"):

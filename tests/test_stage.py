@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -20,7 +21,9 @@ from tests.conftest import ROOT
 
 SCRIPT = """
 import sys, time
+from pathlib import Path
 from reseed import ReseedError
+from reseed.artifacts import write_json, writing
 from reseed.stage import run_stage
 
 def {name}(subject: str, what: str) -> dict:
@@ -31,6 +34,9 @@ def {name}(subject: str, what: str) -> dict:
         time.sleep(60)
     if what == "bug":
         raise RuntimeError("boom")
+    write_json(Path("metrics/toy.json"), {{"x": 0.5}})
+    with writing(Path("models/toy")) as folder:
+        folder.mkdir()
     return {{"numbers": {{"a": 1, "b": None, "c": [{{"d": None, "e": 2}}]}}}}
 
 run_stage({name})
@@ -56,6 +62,8 @@ def test_facts_are_written_and_named_after_the_stage_instance(script: Path) -> N
     assert done.returncode == 0, done.stderr
     facts = json.loads((script.parent / "runs" / "fake@modular-good.json").read_text())
     assert facts["command"] == "python stages/fake.py modular good"
+    text = (script.parent / "metrics/toy.json").read_bytes()
+    assert facts["wrote"] == {"metrics/toy.json": hashlib.md5(text).hexdigest()}  # and not what DVC caches
     assert facts["parameters"] == {"numbers": {"a": 1, "c": [{"e": 2}]}}
     assert facts["versions"]["torch"] == torch.__version__.split("+")[0]
     assert facts["machine"]["threads"] == 2

@@ -84,7 +84,7 @@ def seed_set(name: str, repo_id: str | None = None) -> SeedSet:
         },
         train=trained,
         stability=measured,
-        target=_address(stability),
+        target=stability.address,
         configs={f"seed_{seed}": read_json(saes / f"seed_{seed}" / SAE_FILES[0]) for seed in seeds},
         metrics=metrics,
         claims=_claims(evidence, maker),
@@ -204,23 +204,23 @@ def _recorded() -> list[Stage]:
     return found
 
 
-def _address(stage: Stage) -> str:
-    return stage.name if stage.file == PIPELINE else f"{stage.file}:{stage.name}"
-
-
 def _metric(path: Path, maker: Mapping[str, Stage]) -> dict[str, Any]:
     """The content of a metrics file, which must be the one that its stage wrote."""
     stage = maker.get(str(path))
     if stage is None:
         raise ReseedError(f"{path}: no {LOCK} records it; remove it, or run the stage that makes it")
     if not path.is_file():
+        raise ReseedError(f"{path}: the file does not exist; run `git checkout {path}` or `dvc repro {stage.address}`")
+    md5 = stage.locked("outs")[str(path)]
+    if read_json(RUNS / f"{stage.name}.json").get("wrote", {}).get(str(path), md5) != md5:
         raise ReseedError(
-            f"{path}: the file does not exist; run `git checkout {path}` or `dvc repro {_address(stage)}`"
+            f"{path}: its lock says that {stage.address} made it, and the facts of its run do not; run "
+            f"`dvc repro --force --single-item {stage.address}`"
         )
-    if _md5s(path.parent, [path])[path.name] != stage.locked("outs")[str(path)]:
+    if _md5s(path.parent, [path])[path.name] != md5:
         raise ReseedError(
-            f"{path}: it is not the file that {_address(stage)} wrote; run `git checkout {path}` or "
-            f"`dvc repro {_address(stage)}`"
+            f"{path}: it is not the file that {stage.address} wrote; run `git checkout {path}` or "
+            f"`dvc repro {stage.address}`"
         )
     return read_json(path)
 
@@ -230,8 +230,8 @@ def _check_read_what_was_made(stage: Stage, maker: Mapping[str, Stage], *begin: 
     for path, md5 in stage.locked("deps").items():
         if path.startswith(begin) and path in maker and maker[path].locked("outs")[path] != md5:
             raise ReseedError(
-                f"{path}: {_address(maker[path])} has made it anew since {_address(stage)} read it, so the metrics are "
-                f"stale; run `dvc repro {_address(stage)}`"
+                f"{path}: {maker[path].address} has made it anew since {stage.address} read it, so the metrics are "
+                f"stale; run `dvc repro {stage.address}`"
             )
 
 
@@ -239,13 +239,13 @@ def _check_saes(saes: Path, stability: Stage, train: Stage) -> None:
     recorded = stability.locked("deps").get(str(saes))
     if not saes.is_dir():
         raise ReseedError(
-            f"{saes}: the SAEs are not in the workspace; run `dvc pull {saes}` or `dvc repro {_address(train)}`"
+            f"{saes}: the SAEs are not in the workspace; run `dvc pull {saes}` or `dvc repro {train.address}`"
         )
     found = directory_md5(_md5s(saes, [path for path in saes.rglob("*") if path.is_file()]).items())
     if found != recorded:
         raise ReseedError(
-            f"{saes}: these are not the SAEs that {_address(stability)} read (md5 {found[:12]}…, its lock has "
-            f"{str(recorded)[:12]}…); run `dvc checkout --force {saes}` or `dvc repro {_address(stability)}`"
+            f"{saes}: these are not the SAEs that {stability.address} read (md5 {found[:12]}…, its lock has "
+            f"{str(recorded)[:12]}…); run `dvc checkout --force {saes}` or `dvc repro {stability.address}`"
         )
 
 
@@ -266,12 +266,12 @@ def _facts(stage: Stage) -> dict[str, Any]:
     if names := foreign_parameters(stage, facts):
         raise ReseedError(
             f"{path}: its {names[0]} is not that of the lock, so it is of another run; run "
-            f"`dvc repro --force {_address(stage)}`"
+            f"`dvc repro --force {stage.address}`"
         )
     if facts["uncommitted_code"] or facts["revision"] == "unknown":
         raise ReseedError(
             f"{path}: the run had uncommitted code, allowed: a revision that others can have; commit, then "
-            f"`dvc repro --force {_address(stage)}`"
+            f"`dvc repro --force {stage.address}`"
         )
     return facts
 
@@ -282,7 +282,7 @@ def _upstream(train: Stage, maker: Mapping[str, Stage]) -> list[Stage]:
     left = [train]
     while left:
         stage = left.pop()
-        found[_address(stage)] = stage
+        found[stage.address] = stage
         _check_read_what_was_made(stage, maker, "")
         left += [maker[path] for path in stage.locked("deps") if path in maker]
     return list(found.values())
@@ -305,7 +305,7 @@ def _claims(evidence: Path, maker: Mapping[str, Stage]) -> dict[str, tuple[str, 
             if stage.locked_params().get((str(path), f"claims.{name}")) != registered[name]:
                 raise ReseedError(
                     f"{verdict}: {path} says something else now than when it was judged; run "
-                    f"`dvc repro {_address(stage)}`"
+                    f"`dvc repro {stage.address}`"
                 )
             found[name] = (claim.statement, content)
     return found

@@ -265,10 +265,6 @@ def _dropped_phases(
     return [CheckedPhase(gone[0], file, nothing, NO_GO, (), (sentence,))]
 
 
-def _address(stage: Stage) -> str:
-    return stage.name if stage.file == locks.PIPELINE else f"{stage.file}:{stage.name}"
-
-
 class Chain:
     """The pipelines of a checkout with their locks: whether a metric is what its stages made of the present code.
 
@@ -322,7 +318,7 @@ class Chain:
         for stage in stages.values():
             found += self._wrong(stage)
             if mismatched := locks.mismatches(stage, self.tree, self.outputs):
-                stale[_address(stage)] = list(dict.fromkeys(f"{one.kind} {one.what}".strip() for one in mismatched))
+                stale[stage.address] = list(dict.fromkeys(f"{one.kind} {one.what}".strip() for one in mismatched))
         if stale:
             why = ", ".join(list(dict.fromkeys(reason for reasons in stale.values() for reason in reasons))[:4])
             found.append(
@@ -332,7 +328,7 @@ class Chain:
         return list(dict.fromkeys(found))
 
     def _wrong(self, stage: Stage) -> list[str]:
-        again = f"run `dvc repro --force --single-item {_address(stage)}`"
+        again = f"run `dvc repro --force --single-item {stage.address}`"
         if stage.frozen:
             return [f"{stage.file}: {stage.name}: found frozen: true, allowed: false: DVC would never run it again"]
         if stage.lock is None:

@@ -16,6 +16,7 @@ from reseed import ReseedError
 from reseed.activations.store import Activations
 from reseed.artifacts import generator
 from reseed.matching import Array
+from reseed.stability.activity import encode
 from reseed.stability.jackknife import Groups, mean_over_seeds
 from reseed.stability.report import with_interval
 from reseed.stability.statistics import standardised
@@ -149,7 +150,7 @@ def _figures(
     swaps: Swaps,
 ) -> dict[str, float]:
     out = sae(x)
-    by_swap, by_chance = relabelled(np.asarray(sae.encode(x).float().numpy())[:, mask], swaps)
+    by_swap, by_chance = relabelled(encode(sae, x)[:, mask], swaps)
     return {
         **dict(zip(parts, explained(target, out, parts.values()), strict=True)),
         "worst_answer": min(explained(target, out, answers)),

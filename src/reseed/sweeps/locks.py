@@ -76,6 +76,11 @@ class Stage:
     """Whether DVC caches it (else git tracks it), by path."""
     lock: Mapping[str, Any] | None
 
+    @property
+    def address(self) -> str:
+        """How `dvc repro` calls it."""
+        return self.name if self.file == PIPELINE else f"{self.file}:{self.name}"
+
     def locked(self, kind: str) -> dict[str, str]:
         """The hash of each dependency (kind `deps`) or output (`outs`) in the lock, by its path."""
         return {entry["path"]: entry["md5"] for entry in (self.lock or {}).get(kind, []) if "md5" in entry}
