@@ -231,7 +231,12 @@ def _phase(
             covered.append(False)
             faults.append(f"{path}: the file does not exist, by which {file}: phases.{name}: covers {part.domain!r}")
             continue
-        value = float(at(read_json(root / path), inner, path))
+        found = at(read_json(root / path), inner, path)
+        if isinstance(found, bool) or not isinstance(found, int | float):
+            raise ReseedError(
+                f"{file}: phases.{name}: coverage: found {part.covered_by}, allowed: the path of a number"
+            )
+        value = float(found)
         covered.append(value >= part.at_least)
         reasons.append(f"{part.domain}: {value:.3g}, to be at least {part.at_least:g}")
     faults += chain.faults(list(dict.fromkeys(part.covered_by.partition(":")[0] for part in phase.coverage)))

@@ -224,9 +224,16 @@ def changed_outputs(stage: Stage, tree: Tree) -> list[str]:
 
 
 def run_facts(stage: Stage, tree: Tree) -> dict[str, Any]:
-    """The facts of a stage's last run, empty if there are none."""
+    """The facts of a stage's last run, empty if there are none; raises ReseedError for a file that has none."""
     path = f"runs/{stage.name}.json"
-    facts: dict[str, Any] = json.loads(tree.read(path)) if path in tree.md5s else {}
+    if path not in tree.md5s:
+        return {}
+    try:
+        facts = json.loads(tree.read(path))
+    except json.JSONDecodeError as error:
+        raise ReseedError(f"{tree.name}: {path}: not valid JSON ({error}); run its stage again") from error
+    if not isinstance(facts, dict) or "revision" not in facts:
+        raise ReseedError(f"{tree.name}: {path}: found no revision, allowed: the facts of a run; run its stage again")
     return facts
 
 
