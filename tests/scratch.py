@@ -88,6 +88,8 @@ def _tiny_study(study: dict[str, Any]) -> None:
     for table in ("runs", "pairs", "covered", "exemplified", "benches"):
         kept = (first,) if table == "exemplified" else VARIANTS
         study[table] = {name: entry for name, entry in study[table].items() if entry["variant"] in kept}
+    study["worlds"] = {}
+    study["gaussians"] = {"modular": {}}
     study["comparisons"]["modular-k"] |= {"variants": [first, *7 * [second]], "baseline": second}
     study["bars"] = {path: column for path, column in study["bars"].items() if path.split("/")[2] in VARIANTS}
 

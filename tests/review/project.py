@@ -151,10 +151,10 @@ def rerun(folder: Path, message: str) -> None:
     commit(folder, "results")
 
 
-def claims(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """`reseed claims ARGUMENTS` as a user runs it there."""
+def claims(folder: Path, *arguments: str, code: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`reseed claims ARGUMENTS` as a user runs it there, with the code of a checkout."""
     return subprocess.run(
         ["reseed", "claims", *arguments],
-        cwd=folder, env=environment() | {"COLUMNS": "100", "PYTHONPATH": str(ROOT / "src")}, capture_output=True,
+        cwd=folder, env=environment() | {"COLUMNS": "100", "PYTHONPATH": str(code / "src")}, capture_output=True,
         text=True, check=False,
     )  # fmt: skip

@@ -75,6 +75,23 @@ def test_a_branch_that_improves_lands_with_what_moved(branch: Path) -> None:
     assert found["against"]["claims"][0]["name"] == CLAIM
 
 
+def test_a_branch_that_softens_the_judge_is_stopped_by_the_code_of_the_base(branch: Path, tmp_path: Path) -> None:
+    """As the workflow does it: the base's code, checked out beside the branch, judges the branch."""
+    judge = branch / "src/reseed/claims/judge.py"
+    softened = judge.read_text().replace('"holds" if near > 0', '"holds" if near > -1')
+    assert softened != judge.read_text()
+    judge.write_text(softened)
+    project.edit(branch, "planted.yaml", "variants/topk-k8/kappa", 0.2)
+    project.rerun(branch, "everything holds")
+    own = project.claims(branch, "check", "--base", BASE, "--format", "markdown", code=branch)
+    assert (own.returncode, "**supported**" in own.stdout) == (0, True)
+    assert "**This changes what judges: `src/reseed/claims/judge.py`.**" in own.stdout
+    git(branch, "worktree", "add", "--quiet", str(tmp_path / "base"), BASE)
+    other = project.claims(branch, "check", "--base", BASE, "--format", "markdown", code=tmp_path / "base")
+    assert other.returncode == 1
+    assert "not supported" in other.stdout
+
+
 def test_a_branch_that_regresses_lands_only_when_it_says_so(branch: Path) -> None:
     project.edit(branch, "planted.yaml", "variants/topk-k8/kappa", 0.2)
     project.rerun(branch, "worse")

@@ -38,8 +38,20 @@ def test_a_claim_is_written_down_as_it_would_be_by_hand(checkout: Path) -> None:
     claim = load_claim(checkout / "claims.yaml", "k8-agrees")
     assert claim.evidence == ("metrics/modular/topk-k8/stability.json",) * 8
     assert (claim.unit, claim.registered) == ("kappa", git(checkout, "rev-parse", "HEAD").strip())
-    assert before.splitlines()[:4] == (checkout / "claims.yaml").read_text().splitlines()[:4]  # comments are kept
+    after = (checkout / "claims.yaml").read_text().splitlines()
+    start = after.index("  k8-agrees:")
+    end = after.index("phases:") - 1  # every other line stays as it was, comments and all
+    assert after[: start - 1] + after[end:] == before.splitlines()
+    assert max(map(len, after[start:end])) <= 120
     assert (found.seeds, found.detectable) == (5, None)  # no seed set has run here
+
+
+def test_the_first_claim_of_a_study_is_written_down_as_well(checkout: Path) -> None:
+    (checkout / "claims.yaml").write_text("# none yet\nclaims: {}\n# the end\n")
+    register(checkout, "claims.yaml", "k8-agrees", ASKED)
+    assert load_claim(checkout / "claims.yaml", "k8-agrees").statement == ASKED["statement"]
+    lines = (checkout / "claims.yaml").read_text().splitlines()
+    assert (lines[:3], lines[-1]) == (["# none yet", "claims:", "  k8-agrees:"], "# the end")
 
 
 def test_power_is_that_of_the_t_interval_and_of_all_relabellings() -> None:

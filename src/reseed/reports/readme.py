@@ -32,9 +32,9 @@ def update(readme: Path = Path("README.md"), root: Path = Path()) -> bool:
 
 
 def results(root: Path = Path()) -> str:
-    """Markdown: one row a variant, then one row a claim."""
+    """Markdown: one row a variant of a model's subject, one of a subject whose features are known, one row a claim."""
     study = load_study(root / "study.yaml")
-    return f"{_variants(study, root)}\n{_claims(study, root)}"
+    return f"{_variants(study, root)}\n{_known(study, root)}\n{_claims(study, root)}"
 
 
 def _variants(study: Study, root: Path) -> str:
@@ -44,29 +44,59 @@ def _variants(study: Study, root: Path) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for pair in study.pairs.values():
-        folder = root / metrics_dir(pair.subject, pair.variant)
-        stability, bench = read_json(folder / "stability.json"), read_json(folder / "saebench.json")
-        trained = stability["trained"]
-        agreement = trained["pw_mcc"]
-        lines.append(
-            "| "
-            + " | ".join(
-                [
-                    f"`{pair.variant}`",
-                    str(stability["d_sae"]),
-                    interval(trained["explained_variance"]),
-                    f"{trained['alive_fraction']['value']:.1%}",
-                    f"{interval(agreement)} ({agreement['null']:.3f})",
-                    kappa(agreement),
+        if pair.subject in study.subjects:
+            folder = root / metrics_dir(pair.subject, pair.variant)
+            stability, bench = read_json(folder / "stability.json"), read_json(folder / "saebench.json")
+            lines.append(
+                _row(
+                    *_agreement(pair.variant, stability),
                     kappa(stability[RANDOM_MODEL]["pw_mcc"]),
                     kappa(stability[GAUSSIAN]["pw_mcc"]),
                     interval(bench["core"]["ce_loss_score"]),
                     _probing(bench["sparse_probing"]),
-                ]
+                )
             )
-            + " |"
-        )
     return "\n".join(lines) + "\n"
+
+
+def _known(study: Study, root: Path) -> str:
+    """The seed sets of subjects whose features are known."""
+    lines = [
+        "| known features: variant | d_sae | explained variance | alive | pw_mcc (null) | κ trained | κ Gaussian "
+        "| gt_mcc (null) | features with a latent of cosine > 0.8 | F1 as a detector (null) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for pair in study.pairs.values():
+        if pair.subject in study.worlds:
+            stability = read_json(root / metrics_dir(pair.subject, pair.variant) / "stability.json")
+            found = stability["trained"]["recovery"]
+            lines.append(
+                _row(
+                    *_agreement(f"{pair.subject}/{pair.variant}", stability),
+                    kappa(stability[GAUSSIAN]["pw_mcc"]),
+                    f"{interval(found['gt_mcc'])} ({found['gt_mcc']['null']:.3f})",
+                    interval(found["recall"]),
+                    f"{interval(found['f1'])} ({found['f1']['null']:.3f})",
+                )
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _agreement(name: str, stability: dict[str, Any]) -> list[str]:
+    trained = stability["trained"]
+    agreement = trained["pw_mcc"]
+    return [
+        f"`{name}`",
+        str(stability["d_sae"]),
+        interval(trained["explained_variance"]),
+        f"{trained['alive_fraction']['value']:.1%}",
+        f"{interval(agreement)} ({agreement['null']:.3f})",
+        kappa(agreement),
+    ]
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _claims(study: Study, root: Path) -> str:

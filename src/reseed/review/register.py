@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from dvc.utils.serialize import dumps_yaml, parse_yaml_for_update
+import yaml
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from scipy.stats import t
 
 from reseed import ReseedError
@@ -18,6 +21,8 @@ from reseed.claims.figures import kappa
 from reseed.claims.registry import SLOTS, Registry, load_registry, unit_of
 from reseed.params import TRAINED, Study, load, load_params, load_study
 from reseed.sweeps import locks
+
+LINE = 120
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ def power(seeds: int, confidence: float, errors: Sequence[float] = ()) -> Power:
 
 
 def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
-    """Add a claim to a claims file, its comments kept, and return its power.
+    """Add a claim to a claims file, whose other lines stay as they are, and return its power.
 
     asked: the keys of the claim but `evidence`, `unit` and `registered`, which follow from them. Raises ReseedError for
     an id that is taken, a seed set that the study does not have, or whatever a claim may not be; nothing is written.
@@ -72,13 +77,8 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
     content = {
         **asked, "unit": unit, "evidence": evidence + [evidence[-1]] * (SLOTS - len(evidence)), "registered": head,
     }  # fmt: skip
-    text = path.read_text()
-    document = parse_yaml_for_update(text, str(path))
-    if not document.get("claims"):
-        document["claims"] = {}
-    document["claims"][name] = content
     with writing(path) as partial:
-        partial.write_text(dumps_yaml(document))
+        partial.write_text(_with_claim(path.read_text(), name, content))
         try:
             load(Registry, partial)
         except ReseedError as error:
@@ -87,6 +87,34 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
     errors = _errors(root, [f"metrics/{pair}/stability.json" for pair in pairs], asked.get("statistic"))
     confidence = 1 - (1 - params.stability.confidence) / asked.get("tried", 1)
     return power(seeds, confidence, errors)
+
+
+def _with_claim(text: str, name: str, content: dict[str, Any]) -> str:
+    """The text of a claims file with one more claim at the end of them; every other line stays as it is."""
+    flowing = {
+        "tests": [_flow(CommentedMap(test)) for test in content["tests"]],
+        "speaks_of": {pair: _flow(CommentedMap(values)) for pair, values in content["speaks_of"].items()},
+        "gates": _flow(CommentedSeq(content["gates"])),
+    }
+    dumper, into = YAML(), io.StringIO()
+    dumper.width = LINE - 2
+    dumper.indent(mapping=2, sequence=4, offset=2)
+    dumper.dump({name: content | flowing}, into)
+    new = [f"  {line.rstrip()}" for line in into.getvalue().splitlines()]
+    lines, root = text.splitlines(), yaml.compose(text)
+    assert isinstance(root, yaml.MappingNode)  # the registry was read from it
+    key, claims = next((key, value) for key, value in root.value if key.value == "claims")
+    if not claims.value:
+        return "\n".join([*lines[: key.start_mark.line], "claims:", *new, *lines[claims.end_mark.line + 1 :]]) + "\n"
+    end = claims.end_mark.line if claims.end_mark.column == 0 else len(lines)
+    while not lines[end - 1].strip() or lines[end - 1].startswith("#"):  # what stands before the next key is its own
+        end -= 1
+    return "\n".join([*lines[:end], "", *new, *lines[end:]]) + "\n"
+
+
+def _flow(value: Any) -> Any:
+    value.fa.set_flow_style()
+    return value
 
 
 def _check_values(root: Path, file: str, name: str, pair: str, values: dict[str, Any]) -> None:
