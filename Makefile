@@ -61,7 +61,7 @@ test-all: setup  ## the test suite with the slow set
 smoke: setup  ## the pipeline end to end on tiny parameters, in a scratch copy
 	python -m tests.scratch
 
-faults: setup  ## plant every fault of docs/faults.md in a small run and write what refuses it (about a minute)
+faults: setup  ## plant every fault of docs/faults.md in a small run and write what refuses it (some minutes)
 	python -m tests.faults
 
 lint: setup  ## ruff and mypy
