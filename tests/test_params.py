@@ -63,7 +63,7 @@ def test_the_committed_files_are_valid() -> None:
     assert params.train.seeds == (0, 1, 2, 3, 4)
     assert params.variant("topk-k4").k == 4
     assert load_subject("modular", ROOT / "subjects").data.p == 113
-    assert len(load_study(ROOT / "study.yaml").pairs) == 5
+    assert len(load_study(ROOT / "study.yaml").pairs) == 6
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,6 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name, ignore=CACHED)
     shutil.copy(ROOT / "metrics" / "replication.json", root / "metrics" / "replication.json")
     planted_tables(root / "metrics" / WITH_TABLES)
-    stability = root / "metrics" / WITH_TABLES / "stability.json"
-    content = read_json(stability)
-    write_json(stability, content | {"held_out": content["held_out"] | {"training_rows": 8000}})
     verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
     evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]
     gates = [

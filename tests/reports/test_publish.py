@@ -23,7 +23,7 @@ from reseed.artifacts import read_json, write_json
 from reseed.cli import app
 from reseed.reports import publish
 from tests.reports import hub as fake
-from tests.reports.published import project, relock
+from tests.reports.published import md5_of, project, relock
 
 NAME = "modular/topk-k8"
 SAES, STABILITY = Path("models") / NAME, Path("metrics") / NAME / "stability.json"
@@ -177,6 +177,7 @@ def edit_facts(change: dict[str, Any], stage: str = "train") -> None:
 def quarantine() -> None:
     write_json(STABILITY, read_json(STABILITY) | {"quarantined": "a leak"})
     relock(Path(), str(STABILITY))
+    edit_facts({"wrote": {str(STABILITY): md5_of(STABILITY)}}, "stability")
 
 
 def remade(path: str, maker: str, reader: str) -> str:

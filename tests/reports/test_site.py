@@ -142,6 +142,7 @@ def test_claims_show_verdicts_gates_and_whether_their_evidence_is_still_that(
     verdicts = {name: row.all("td")[0].text for name, row in rows.items()}
     assert verdicts == {
         "low-l0-agreement": "supported", "agreement-falls-with-k": "not testable", "above-random-weights": "not judged",
+        "known-features-recovered": "supported",
     }  # fmt: skip
     said = " ".join(rows[CLAIM].text.split())
     test = read_json(project / "metrics/claims" / f"{CLAIM}.json")["tests"][0]

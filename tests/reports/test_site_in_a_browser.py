@@ -197,7 +197,7 @@ def test_a_choice_changes_the_chart(site: Path, browser: Browser) -> None:
     browser.wait(f"{path} != {before!r}")
 
 
-def test_latents_are_found_and_shown_by_keyboard(site: Path, browser: Browser) -> None:
+def test_latents_are_found_and_shown_by_keyboard(site: Path, project: Path, browser: Browser) -> None:
     browser.look(1000, "light")
     browser.open(site / PANEL)
     found = "document.getElementById('found').textContent"
@@ -230,7 +230,8 @@ def test_latents_are_found_and_shown_by_keyboard(site: Path, browser: Browser) -
     rows = "[...document.querySelectorAll('#latent tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
     figures = dict(browser.evaluate(f"{rows}.filter((row) => row.length == 2)"))
     assert figures["firing count"] == str(100 * (chosen + 1))
-    assert float(figures["firing frequency"]) == pytest.approx(100 * (chosen + 1) / 8000, rel=5e-3)
+    training_rows = read_json(project / "metrics" / WITH_TABLES / "stability.json")["held_out"]["training_rows"]
+    assert float(figures["firing frequency"]) == pytest.approx(100 * (chosen + 1) / training_rows, rel=5e-3)
     texts = browser.evaluate("[...document.querySelectorAll('#latent .example')].map((e) => e.textContent)")
     assert texts[1] == f"2.50  row {10 * chosen + 1}: {chosen} + 1 = {chosen + 1} <&>"
     assert browser.evaluate("document.querySelector('#latent mark').textContent") == "="
