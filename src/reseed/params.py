@@ -18,6 +18,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
+MODEL_SPLIT = "model"
+"""Of a world with traces: the sequences that its transformer learns from, which no SAE sees."""
 TRAINED = "trained"
 RANDOM_MODEL = "random_model"
 OOD = "ood"
@@ -506,6 +508,80 @@ class Superposition(Strict):
         return self
 
 
+class Sequences(Strict):
+    """How many sequences each split of a world has, disjoint by instance (a graph, a layout of walls, …)."""
+
+    model: Count
+    """What the transformer learns from; SAEs are trained and judged on sequences that it never saw."""
+    train: Count
+    validation: Count
+    test: Count
+
+
+class TraceDataBase(Strict):
+    sequences: Sequences
+    seed: int
+
+
+class StackMachine(TraceDataBase):
+    """Instructions of a stack machine, each followed by what is then on top (`reseed.subjects.stack`)."""
+
+    generator: Literal["stack"]
+    modulus: Annotated[int, Field(ge=2)]
+    """Values are 0 to modulus - 1; `add` is modulo it."""
+    max_depth: Annotated[int, Field(ge=2)]
+    instructions: Count
+
+
+class GraphTraversal(TraceDataBase):
+    """Breadth-first and depth-first traversals of random connected graphs (`reseed.subjects.graph`)."""
+
+    generator: Literal["graph"]
+    nodes: Annotated[int, Field(ge=3)]
+    edges: Count
+
+    @model_validator(mode="after")
+    def _connected(self) -> Self:
+        most = self.nodes * (self.nodes - 1) // 2
+        if not self.nodes - 1 <= self.edges <= most:
+            raise ValueError(f"{self.nodes - 1} to {most} edges, with which {self.nodes} nodes can be connected")
+        return self
+
+
+class GridWalk(TraceDataBase):
+    """A walker on a square grid with walls (`reseed.subjects.walker`)."""
+
+    generator: Literal["walker"]
+    size: Annotated[int, Field(ge=2)]
+    walls: Annotated[int, Field(ge=0)]
+    moves: Count
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.walls >= self.size**2:
+            raise ValueError(f"fewer walls than the {self.size**2} cells")
+        return self
+
+
+class LogicPuzzle(TraceDataBase):
+    """4x4 sudoku puzzles that naked singles solve (`reseed.subjects.logic`)."""
+
+    generator: Literal["logic"]
+    blanks: Annotated[int, Field(ge=1, le=12)]
+
+
+TraceData = Annotated[StackMachine | GraphTraversal | GridWalk | LogicPuzzle, Field(discriminator="generator")]
+TRACED = ("stack", "graph", "walker", "logic")
+"""The generators of worlds whose exact state is known at every step."""
+
+
+class States(Strict):
+    """Rows that are the exact states of a world themselves, without a transformer."""
+
+    generator: Literal["states"]
+    world: TraceData
+
+
 class ModelTraining(Strict):
     seed: int
     batch_size: Count
@@ -549,6 +625,16 @@ class Capture(Strict):
     positions: Annotated[tuple[str, ...], Field(min_length=1)]
     dtype: Literal["float32", "bfloat16", "float16"]
     arms: tuple[ModelArm, ...]
+
+
+class TraceCapture(Strict):
+    """What is read of a world's transformer, at every position whose next token it predicts."""
+
+    hook_name: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    arms: tuple[ModelArm, ...]
+    labels: str
+    """The variable whose value is the label of a row, for the probe-guided objective."""
 
 
 class SaeTraining(Strict):
@@ -621,6 +707,22 @@ class Subject(Strict):
     data: ModularAddition
     model: Model
     capture: Capture
+    sae: SaeTraining
+
+
+class TracedSubject(Strict):
+    """A world whose exact state is known at every step, and a transformer trained here that reads its traces."""
+
+    data: TraceData
+    model: Model
+    capture: TraceCapture
+    sae: SaeTraining
+
+
+class StatesSubject(Strict):
+    """A subject without a model: its rows are the exact states of a world."""
+
+    data: States
     sae: SaeTraining
 
 
@@ -781,6 +883,17 @@ class World(Strict):
 
     data: Superposition
     sae: SaeTraining
+
+
+TrainedOn = Subject | LanguageSubject | World | TracedSubject | StatesSubject
+"""What SAEs are trained on."""
+WITH_SAES: dict[str, type[TrainedOn]] = {
+    "superposition": World,
+    "corpus": LanguageSubject,
+    "states": StatesSubject,
+    **dict.fromkeys(TRACED, TracedSubject),
+}
+"""The type of a subject file by its data.generator; any other is a `Subject`."""
 
 
 class LeakyAddition(Strict):
@@ -973,6 +1086,26 @@ def load_world(name: str, folder: Path = Path("subjects")) -> World:
     return load(World, _subject_file(name, folder))
 
 
+def load_traced(name: str, folder: Path = Path("subjects")) -> TracedSubject:
+    """Read and check subjects/<name>.yaml of a world with traces; raises ReseedError as `load_subject` does."""
+    return load(TracedSubject, _subject_file(name, folder))
+
+
+def is_traced(name: str, folder: Path = Path("subjects")) -> bool:
+    """Whether subjects/<name>.yaml is of a world with traces, which a transformer reads."""
+    return _generator(_subject_file(name, folder)) in TRACED
+
+
+def load_states(name: str, folder: Path = Path("subjects")) -> StatesSubject:
+    """Read and check subjects/<name>.yaml of the states of a world; raises ReseedError as `load_subject` does."""
+    return load(StatesSubject, _subject_file(name, folder))
+
+
+def is_states(name: str, folder: Path = Path("subjects")) -> bool:
+    """Whether subjects/<name>.yaml is of the exact states of a world, without a model."""
+    return bool(_generator(_subject_file(name, folder)) == "states")
+
+
 def load_quarantined(name: str, folder: Path = Path("subjects")) -> Quarantined:
     """Read and check subjects/<name>.yaml of a quarantined subject; raises ReseedError as `load_subject` does."""
     return load(Quarantined, _subject_file(name, folder))
@@ -981,10 +1114,8 @@ def load_quarantined(name: str, folder: Path = Path("subjects")) -> Quarantined:
 def load_sae_training(name: str, folder: Path = Path("subjects")) -> SaeTraining:
     """What the SAEs of a subject share, whatever the subject is; raises ReseedError for the first fault of its file."""
     path = _subject_file(name, folder)
-    generator = _generator(path)
-    if generator == "superposition":
-        return load(World, path).sae
-    return load(LanguageSubject, path).sae if generator == "corpus" else load(Subject, path).sae
+    kind: type[TrainedOn] = WITH_SAES.get(str(_generator(path)), Subject)
+    return load(kind, path).sae
 
 
 def kind_of(file: str, content: Any) -> type[Strict] | None:
@@ -996,11 +1127,7 @@ def kind_of(file: str, content: Any) -> type[Strict] | None:
         return Study
     if path.parent != Path("subjects"):
         return None
-    kinds: dict[str, type[Strict]] = {
-        "superposition": World,
-        "corpus": LanguageSubject,
-        "modular_addition_with_its_answer": Quarantined,
-    }
+    kinds: dict[str, type[Strict]] = {**WITH_SAES, "modular_addition_with_its_answer": Quarantined}
     return kinds.get(str(_generator_in(content)), Subject)
 
 

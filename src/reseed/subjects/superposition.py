@@ -14,7 +14,7 @@ from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, LowRankCo
 from torch import Tensor
 
 from reseed.artifacts import derive_seed
-from reseed.params import SPLITS, Superposition
+from reseed.params import SPLITS, States, Superposition
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def features_sha256(directions: Tensor) -> str:
     return sha256(directions.contiguous().numpy().tobytes()).hexdigest()
 
 
-def parameters_sha256(data: Superposition) -> str:
+def parameters_sha256(data: Superposition | States) -> str:
     """What stands in for the hash of the tokens: that of the parameters, which the rows follow from."""
     return sha256(json.dumps(data.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from torch import Tensor
 from reseed import ReseedError
 from reseed.artifacts import check_sha256, read_json, read_tensors, sha256, write_json, write_tensors
 from reseed.text.tokens import Tokens, read_tokens
+
+TRACES = "traces"
+"""The folder of traces beside rows that are the states of a world themselves."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,36 @@ def read_traces(path: Path) -> Traces:
         splits[split], states[split] = tensors["tokens"], tensors["states"]
     variables = {name: tuple(index["variables"][name]) for name in index["order"]}
     return Traces(splits, tuple(index["vocabulary"]), tuple(index["predicted"]), variables, states)
+
+
+def tokenize_traces(raw: Path) -> Traces:
+    """Read raw/*.jsonl of a world, verified against its manifest; a word is its place in the vocabulary.
+
+    Raises ReseedError for an edited file.
+    """
+    manifest = read_json(raw / "manifest.json")
+    variables = {name: tuple(manifest["variables"][name]) for name in manifest["order"]}
+    token = {word: i for i, word in enumerate(manifest["vocabulary"])}
+    value = {name: {text: i for i, text in enumerate(values)} | {None: -1} for name, values in variables.items()}
+    splits, states = {}, {}
+    for file in manifest["files"]:
+        lines = _raw_lines(raw, file)
+        splits[Path(file).stem] = torch.tensor([[token[word] for word in line["words"]] for line in lines]).int()
+        columns = [[[value[name][text] for text in line["states"][name]] for line in lines] for name in variables]
+        states[Path(file).stem] = torch.tensor(columns).permute(1, 2, 0).short()
+    return Traces(splits, tuple(manifest["vocabulary"]), tuple(manifest["predicted"]), variables, states)
+
+
+def read_instances(raw: Path) -> dict[str, list[str]]:
+    """By split, the instance of every sequence of a world: what determines its trajectory."""
+    files = read_json(raw / "manifest.json")["files"]
+    return {Path(file).stem: [line["instance"] for line in _raw_lines(raw, file)] for file in files}
+
+
+def _raw_lines(raw: Path, file: str) -> list[dict[str, Any]]:
+    """The lines of a file of raw data; raises ReseedError unless it is what the manifest promises."""
+    check_sha256(raw / file, read_json(raw / "manifest.json")["files"][file]["sha256"])
+    return [json.loads(line) for line in (raw / file).read_text().splitlines()]
 
 
 def check_traced(traces_sha256: str, activations: dict[str, Any], where: Path) -> None:
