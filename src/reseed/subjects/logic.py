@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from itertools import permutations, product
+from itertools import permutations
 from random import Random
 
 from reseed.params import LogicPuzzle
@@ -35,10 +35,16 @@ PEERS = tuple(
 
 @cache
 def solutions() -> tuple[Grid, ...]:
-    """All 288 solved grids, increasing."""
+    """All 288 solved grids, increasing: row after row, whatever fits the rows above."""
     rows = list(permutations(range(1, SIZE + 1)))
-    grids = (sum(chosen, ()) for chosen in product(rows, repeat=SIZE))
-    return tuple(grid for grid in grids if all(grid[cell] != grid[peer] for cell in CELLS for peer in PEERS[cell]))
+    grids: list[Grid] = [()]
+    for _ in range(SIZE):
+        grids = [grid + row for grid in grids for row in rows if _fits(grid + row)]
+    return tuple(grids)
+
+
+def _fits(part: Grid) -> bool:
+    return all(part[cell] != part[peer] for cell in range(len(part)) for peer in PEERS[cell] if peer < len(part))
 
 
 def propagate(puzzle: Grid) -> list[tuple[int, int]]:
