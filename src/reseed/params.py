@@ -421,6 +421,23 @@ class CeBench(Strict):
     control_seeds: Count
 
 
+class TruthRows(Strict):
+    """At most so many rows, of whole sequences, on which detectors of states are chosen, and scored."""
+
+    train: Count
+    test: Count
+
+
+class Truth(Strict):
+    """Scores of SAEs against known states, planes or directions."""
+
+    rows: TruthRows
+    permutations: Annotated[int, Field(ge=19)]
+    """Of the states over the sequences (19 give a latent a p of 0.05)."""
+    min_fourier_r2: Fraction
+    """Of the held-out activations of a model of modular addition that planes explain: below, it has no such truth."""
+
+
 class Params(Strict):
     compute: Compute
     budget: Budget = Budget()
@@ -432,6 +449,7 @@ class Params(Strict):
     sae_probes: SaeProbes
     evals: Evals
     ce_bench: CeBench
+    truth: Truth
 
     def seeds(self, variant: BaseVariant) -> tuple[int, ...]:
         """The seeds that a variant is trained with."""
@@ -440,6 +458,20 @@ class Params(Strict):
     def variant(self, name: str) -> Variant:
         """The variant called `name`; raises ReseedError if params.yaml has none."""
         return lookup(self.variants, name, "params.yaml: variants")
+
+
+Rule = Literal[
+    "accuracy", "correct", "coverage", "enrichment", "fidelity", "fourier_r2", "gt_mcc", "monosemanticity", "planes",
+    "purity", "recall",
+]  # fmt: skip
+"""A figure of truth.json that a rule may bound from below."""
+
+
+class Phase(Strict):
+    """What a subject is for, and what its SAEs must reach, committed before the run."""
+
+    question: Annotated[str, Field(min_length=1)]
+    rules: dict[Rule, Annotated[float, Field(gt=0, le=1)]]
 
 
 class ModularAddition(Strict):
@@ -622,6 +654,7 @@ class Subject(Strict):
     model: Model
     capture: Capture
     sae: SaeTraining
+    phase: Phase | None = None
 
 
 class Bpe(Strict):
@@ -781,6 +814,7 @@ class World(Strict):
 
     data: Superposition
     sae: SaeTraining
+    phase: Phase | None = None
 
 
 class LeakyAddition(Strict):
@@ -888,6 +922,17 @@ class OfSubject(Strict):
     variant: str
 
 
+class Scored(Strict):
+    """SAEs judged by what is known to be true of their subject, beside those of a control arm."""
+
+    subject: str
+    variant: str
+    control: Arm
+    reads: tuple[str, str]
+    """Where else the truth stands: the tokens with their states and the trained model; for a subject that has only
+    one of these, or neither, the activations in their place, because DVC wants a fixed number."""
+
+
 class PromptedArm(Strict):
     """An arm of a language subject that reads the prompts of sae-probes."""
 
@@ -917,6 +962,7 @@ class Study(Strict):
     pairs: dict[str, Pair]
     outside: dict[str, OfSubject]
     covered: dict[str, OfSubject]
+    scored: dict[str, Scored]
     exemplified: dict[str, OfSubject]
     benches: dict[str, OfSubject]
     prompted: dict[str, PromptedArm]
@@ -1002,6 +1048,19 @@ def kind_of(file: str, content: Any) -> type[Strict] | None:
         "modular_addition_with_its_answer": Quarantined,
     }
     return kinds.get(str(_generator_in(content)), Subject)
+
+
+def generator_of(name: str, folder: Path = Path("subjects")) -> str:
+    """What data.generator of subjects/<name>.yaml says; raises ReseedError for an unknown name."""
+    return str(_generator(_subject_file(name, folder)))
+
+
+def load_phase(name: str, folder: Path = Path("subjects")) -> Phase | None:
+    """What subjects/<name>.yaml commits its SAEs to; raises ReseedError for an unknown name or the first fault."""
+    path = _subject_file(name, folder)
+    content = read_yaml(path)
+    phase = content.get("phase") if isinstance(content, dict) else None
+    return None if phase is None else checked(Phase, phase, path)
 
 
 def load_study(path: Path = Path("study.yaml")) -> Study:
