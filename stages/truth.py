@@ -30,7 +30,7 @@ from reseed.truth.directions import score_directions
 from reseed.truth.figures import decide
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, score_planes
-from reseed.truth.states import score_states
+from reseed.truth.states import detect_by_arm, score_states
 from reseed.truth.subject import Judged, Scores, accuracy, alive_fraction, check_scorable, control_rows, fidelity
 
 
@@ -116,10 +116,15 @@ def _planes(
         waves.r2(rows["test"], answers["test"].numpy()),
         of_control.r2(other["test"], answers["test"].numpy()),
     )
-    fitted = _rows(activations, settings, subject)
-    beside = peers(fitted, rows["test"], subject)
-    scores = score_planes(judged, waves, of_control, r2, settings.min_fourier_r2, again, beside, options, key)
-    return scores, fitted, rows["test"]
+    concepts = concepts_of(traces, settings.rows, subject, least=0.5 / p)
+    fitted = _double(activations, "train", concepts.train_places)
+    test = _double(activations, "test", concepts.test_places)
+    beside = peers(fitted, test, subject)
+    detected = detect_by_arm(judged, activations, elsewhere, concepts, beside, settings.permutations, key)
+    scores = score_planes(
+        judged, waves, of_control, r2, settings.min_fourier_r2, again, detected, concepts, beside, options, key
+    )
+    return scores, fitted, test
 
 
 def _rows(activations: Activations, settings: Truth, subject: str) -> np.ndarray[Any, Any]:

@@ -46,13 +46,13 @@ class Concepts:
         ))  # fmt: skip
 
 
-def concepts_of(traces: Traces, rows: TruthRows, subject: str) -> Concepts:
+def concepts_of(traces: Traces, rows: TruthRows, subject: str, least: float = MIN_BASE_RATE) -> Concepts:
     """All concepts of a world, on some of its training and test sequences.
 
     Training sequences are drawn by a generator of the subject, test sequences evenly spread. A variable of two values
     gives one concept unless some rows have neither (state -1, of which every statement is false). A statement is turned
     round where it holds on most training rows, since F1 of a common class is high by chance; it is tested if its rarer
-    side is at least 1 % of the training rows and there are test rows of both.
+    side is at least `least` of the training rows and there are test rows of both.
     Raises ReseedError if nothing can be tested.
     """
     positions = len(traces.predicted)
@@ -71,7 +71,7 @@ def concepts_of(traces: Traces, rows: TruthRows, subject: str) -> Concepts:
             common = bool(holds["train"].mean() > 0.5)
             if common:
                 holds = {split: ~found for split, found in holds.items()}
-            rarer = holds["train"].mean() >= MIN_BASE_RATE and holds["test"].any() and not holds["test"].all()
+            rarer = holds["train"].mean() >= least and holds["test"].any() and not holds["test"].all()
             if not rarer:
                 untested += 1
                 continue
@@ -80,7 +80,8 @@ def concepts_of(traces: Traces, rows: TruthRows, subject: str) -> Concepts:
             columns.append(holds)
     if not names:
         raise ReseedError(
-            f"data/{subject}/tokens: found no value on 1 to 99 % of the training rows, allowed: one or more"
+            f"data/{subject}/tokens: found no value on {least:.0%} or more of the training rows and on as many not, "
+            "allowed: one"
         )
     return Concepts(
         tuple(names),

@@ -37,15 +37,17 @@ class Firing:
 class Detection:
     """How well units detect concepts on the test rows.
 
-    By concept: f1 [n_concepts] of the unit that is best on the training rows, best [n_concepts]. By unit: own
-    [n_units], the concept with the largest phi coefficient on the training rows, and of it own_f1, precision and base
-    (the base rate); monosemantic. A unit that fires on no test row has the precision NaN.
+    By concept: f1 [n_concepts] of the unit that is best on the training rows, train_f1 there, best [n_concepts]. By
+    unit: own [n_units], the concept with the largest phi coefficient on the training rows, and of it own_f1, precision
+    and base (the base rate), own_train_f1; monosemantic. A unit that fires on no test row has the precision NaN.
     """
 
     f1: Array
+    train_f1: Array
     best: NDArray[np.intp]
     own: NDArray[np.intp]
     own_f1: Array
+    own_train_f1: Array
     precision: Array
     base: Array
     monosemantic: Mask
@@ -116,22 +118,24 @@ def detect(firing: Firing, concepts: Concepts) -> Detection:
     own_f1 = test_f1[chosen, own]
     return Detection(
         f1=test_f1[column, np.arange(len(concepts))],
+        train_f1=train_f1[column, np.arange(len(concepts))],
         best=column // levels,
         own=own,
         own_f1=own_f1,
+        own_train_f1=train_f1[chosen, own],
         precision=np.where(fired > 0, both[units, own] / np.maximum(fired, 1), np.nan),
         base=concepts.test.mean(axis=0)[own],
-        monosemantic=(own_f1 >= DETECTS_F1) & ~_detects_another(firing.test[:, chosen], concepts.test, own),
+        monosemantic=_detects_one(firing.test[:, chosen], concepts.test, own, own_f1),
     )
 
 
-def _detects_another(fires: Mask, holds: Mask, own: NDArray[np.intp]) -> Mask:
-    another = np.zeros(len(own), dtype=bool)
-    for concept in np.unique(own):
-        units, left = own == concept, ~holds[:, concept]
+def _detects_one(fires: Mask, holds: Mask, own: NDArray[np.intp], own_f1: Array) -> Mask:
+    one = own_f1 >= DETECTS_F1
+    for concept in np.unique(own[one]):
+        units, left = np.flatnonzero(one & (own == concept)), ~holds[:, concept]
         others = f1_of(fires[left][:, units], np.delete(holds[left], concept, axis=1))
-        another[units] = (others >= DETECTS_F1).any(axis=1)
-    return another
+        one[units] = ~(others >= DETECTS_F1).any(axis=1)
+    return one
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,10 @@ class Sparse:
     f1: Array
     latents: NDArray[np.intp]
     splits: NDArray[np.intp]
+
+    def best(self, k: int) -> Array:
+        """F1 [n_concepts] of probes on the k best latents, or on all if there are fewer."""
+        return np.asarray(self.f1[:, min(k, self.f1.shape[1]) - 1])
 
 
 def sparse_probes(train: Array, test: Array, concepts: Concepts) -> Sparse:

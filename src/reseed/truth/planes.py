@@ -17,8 +17,10 @@ from reseed.params import Stability
 from reseed.stability.dictionaries import Dictionary
 from reseed.stability.nulls import CovarianceNull, isotropic
 from reseed.stability.recovery import RECOVERED_COSINE
+from reseed.truth.concepts import Concepts
 from reseed.truth.figures import Figure, constant, figure
 from reseed.truth.peers import Peer
+from reseed.truth.states import Detected, latent_rows
 from reseed.truth.subject import Judged, Scores, decoder_of
 
 FIGURES = ("plane_cosine", "planes", "correct")
@@ -121,6 +123,8 @@ def score_planes(
     r2: tuple[float, float],
     least_r2: float,
     again: Waves,
+    detected: Detected,
+    answers: Concepts,
     peers: dict[str, Peer],
     options: Stability,
     key: str,
@@ -129,19 +133,22 @@ def score_planes(
 
     of_control: the waves of the rows that the control SAEs read. r2: of the held-out rows, by the model's waves and by
     those of the control's rows; below `least_r2` there is no such truth, and nothing is scored. again: the waves of the
-    test rows, whose planes are the ceiling.
+    test rows, whose planes are the ceiling. detected: the answers by single latents, which planes do not tell: a latent
+    for every answer is a detector of it, and lies across all planes.
     """
     groups = judged.groups
-    figures = {"fourier_r2": Figure(constant(r2[0], groups), {"control": constant(r2[1], groups)})}
+    figures = {name: found for name, found in detected.figures(groups).items() if name != "correct"}
+    figures["fourier_r2"] = Figure(constant(r2[0], groups), {"control": constant(r2[1], groups)})
     facts: dict[str, Any] = {
         "truth": "planes",
+        "detected": "coverage, recall, purity, enrichment and monosemanticity are of the answers",
         "frequencies": list(waves.frequencies),
         "testable": int(r2[0] >= least_r2 and len(waves.frequencies) > 0),
     }
-    columns = ["seed", "latent", "alive", "concept", "plane_cosine", "correct"]
-    empty = Scores(figures, pd.DataFrame(columns=columns), pd.DataFrame(columns=["seed", "concept"]), facts)
     if not facts["testable"]:
-        return empty
+        figures = {"fourier_r2": figures["fourier_r2"]}
+        columns = ["seed", "latent", "alive", "concept", "plane_cosine", "correct"]
+        return Scores(figures, pd.DataFrame(columns=columns), pd.DataFrame(columns=["seed", "concept"]), facts)
     planes, control_planes = waves.planes(), of_control.planes()
     names = [f"frequency={frequency}" for frequency in waves.frequencies]
     alive = [one.select(mask) for one, mask in zip(judged.seed_set.final(), judged.masks, strict=True)]
@@ -166,7 +173,10 @@ def score_planes(
             one[null] = _mean_figures(drawn, planes)
         for name, values in one.items():
             own.setdefault(name, []).append(values)
-        latents.append(_latent_rows(seed, mask, found, names))
+        seen, by_latent = detected.seen["trained"][place], detected.found["trained"][place]
+        by_answer = latent_rows(seed, mask, seen, by_latent, detected.permuted[place], answers)
+        by_answer = by_answer.rename(columns={"concept": "answer"})
+        latents.append(_latent_rows(seed, mask, found, names).merge(by_answer.drop(columns="correct")))
         concepts.append(_plane_rows(seed, mask, alive[place].decoder, planes, found, names))
     at_peers = {name: recover_planes(peer.atoms, planes).figures() for name, peer in peers.items()}
     # not a decoder: the planes of other rows of the same model are as near as rows can tell

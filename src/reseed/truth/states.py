@@ -17,7 +17,8 @@ from reseed.artifacts import derive_seed
 from reseed.matching import Array, unit_rows
 from reseed.params import Stability, Truth
 from reseed.stability.activity import encode
-from reseed.stability.recovery import recover
+from reseed.stability.jackknife import Groups, mean_over_seeds
+from reseed.stability.recovery import recover, recovery
 from reseed.truth.concepts import Concepts, Mask
 from reseed.truth.detection import (
     DETECTS_F1,
@@ -35,7 +36,7 @@ from reseed.truth.detection import (
 )
 from reseed.truth.figures import Figure, figure, of_report
 from reseed.truth.peers import Peer
-from reseed.truth.subject import Judged, Scores, decoder_of, rows_at
+from reseed.truth.subject import Judged, Scores, decoder_of
 
 KNOWN_F1 = 0.6
 """Absorption is asked of concepts that a linear probe knows that well (SAEBench)."""
@@ -62,6 +63,68 @@ class Seen:
         return Firing(self.train > 0, self.test > 0)
 
 
+@dataclass(frozen=True)
+class Detected:
+    """By arm (trained, untrained, control), one a seed: what an SAE does on the rows, and how it detects the concepts.
+
+    permuted: what the trained SAE makes of permuted concepts. peers: of units that no sparse training made.
+    """
+
+    seen: dict[str, list[Seen]]
+    found: dict[str, list[Detection]]
+    permuted: list[Permuted]
+    peers: dict[str, Detection]
+
+    def figures(self, groups: Groups) -> dict[str, Figure]:
+        """FIGURES beside their nulls and peers."""
+        own = {arm: [one.figures() for one in every] for arm, every in self.found.items()}
+        trained = own.pop("trained")
+        own["permuted"] = [one.figures for one in self.permuted]
+        peers = {name: one.figures() for name, one in self.peers.items()}
+        return {
+            name: figure(
+                [one[name] for one in trained],
+                groups,
+                {null: [one[name] for one in every] for null, every in own.items()},
+                {peer: values[name] for peer, values in peers.items()},
+            )
+            for name in FIGURES
+        }
+
+
+def detect_by_arm(
+    judged: Judged,
+    activations: Activations,
+    control: Activations,
+    concepts: Concepts,
+    peers: dict[str, Peer],
+    permutations: int,
+    key: str,
+) -> Detected:
+    """All SAEs as detectors of the concepts; `control` holds the rows that the control SAEs are read on.
+
+    Of trained SAEs the alive latents count, of untrained ones all: the null is the stricter for it.
+    """
+    everything = [np.ones_like(mask) for mask in judged.masks]
+    arms = {
+        "trained": (judged.saes, judged.masks, activations),
+        "untrained": (judged.untrained, everything, activations),
+        "control": (judged.control, judged.control_masks, control),
+    }
+    seen = {
+        arm: [look(sae, mask, rows_of(read, concepts)) for sae, mask in zip(saes, masks, strict=True)]
+        for arm, (saes, masks, read) in arms.items()
+    }
+    found = {arm: [detect(one.firing, concepts) for one in every] for arm, every in seen.items()}
+    permuted = [
+        permutation_null(
+            one.firing, concepts, own, permutations, np.random.default_rng(derive_seed("truth", key, seed, "permuted"))
+        )
+        for seed, one, own in zip(judged.seed_set.seeds, seen["trained"], found["trained"], strict=True)
+    ]
+    return Detected(seen, found, permuted, {name: detect(peer.firing(), concepts) for name, peer in peers.items()})
+
+
 def score_states(
     judged: Judged,
     activations: Activations,
@@ -73,76 +136,75 @@ def score_states(
     key: str,
 ) -> Scores:
     """Judge SAEs by the concepts of their world; `control` holds the rows that the control SAEs are read on."""
-    rows = {split: rows_at(activations, split, places) for split, places in _places(concepts).items()}
-    of_control = {split: rows_at(control, split, places) for split, places in _places(concepts).items()}
-    train = rows["train"].double().numpy()
-    probes = linear_probes(train, rows["test"].double().numpy(), concepts)
-    centred = rows["test"].double().numpy() - train.mean(axis=0)
-
-    own: dict[str, list[dict[str, float]]] = {"trained": [], "untrained": [], "control": [], "permuted": []}
-    variables: dict[str, list[dict[str, float]]] = {name: [] for name in own if name != "permuted"}
-    latents, tables = [], []
-    for place, seed in enumerate(judged.seed_set.seeds):
-        random = np.random.default_rng(derive_seed("truth", key, seed, "permuted"))
-        for name, sae, mask, read in (
-            ("trained", judged.saes[place], judged.masks[place], rows),
-            ("untrained", judged.untrained[place], np.ones_like(judged.masks[place]), rows),
-            ("control", judged.control[place], judged.control_masks[place], of_control),
-        ):
-            seen = look(sae, mask, read)
-            found = detect(seen.firing, concepts)
-            sparse = sparse_probes(seen.train, seen.test, concepts)
-            # the control arm's rows are of another model, whose probes are not these
-            absorbed = absorption(seen, sparse, probes, centred, concepts) if read is rows else {}
-            own[name].append(found.figures() | _averages(sparse, absorbed))
-            variables[name].append(_by_variable(found, sparse, concepts))
-            if name == "trained":
-                null = permutation_null(seen.firing, concepts, found, truth.permutations, random)
-                own["permuted"].append(null.figures)
-                latents.append(_latent_rows(seed, mask, seen, found, null, concepts))
-                tables.append(_concept_rows(seed, seen, found, sparse, absorbed, probes, concepts))
-
-    at_peers = {name: detect(peer.firing(), concepts) for name, peer in peers.items()}
-    peer_figures = {name: found.figures() for name, found in at_peers.items()}
-    ceiling = np.array([one.f1 for one in probes])
-    peer_figures["linear_probe"] = {"coverage": float(ceiling.mean()), "recall": float((ceiling > GOOD_F1).mean())}
     groups = judged.groups
+    detected = detect_by_arm(judged, activations, control, concepts, peers, truth.permutations, key)
+    train, test = (rows.double().numpy() for rows in rows_of(activations, concepts).values())
+    probes = linear_probes(train, test, concepts)
+    centred = test - train.mean(axis=0)
+    sparse = {
+        arm: [sparse_probes(one.train, one.test, concepts) for one in every] for arm, every in detected.seen.items()
+    }
+    absorbed = {  # not of a control that read the rows of another model: its probes are not these
+        arm: [
+            absorption(one, own, probes, centred, concepts)
+            for one, own in zip(detected.seen[arm], sparse[arm], strict=True)
+        ]
+        for arm in ("trained", "untrained")
+    }
 
-    def shown(name: str) -> Figure:
-        nulls = {null: [one[name] for one in own[null]] for null in ("untrained", "control", "permuted")
-                 if all(name in one for one in own[null])}  # fmt: skip
-        found = {peer: figures[name] for peer, figures in peer_figures.items() if name in figures}
-        return figure([one[name] for one in own["trained"]], groups, nulls, found, name not in FEWER_IS_BETTER)
-
-    averages = [name for name in own["trained"][0] if all(name in one for one in own["trained"])]
+    figures = detected.figures(groups)
+    ceiling = np.array([one.f1 for one in probes])
+    figures["coverage"].peers["linear_probe"] = float(ceiling.mean())
+    figures["recall"].peers["linear_probe"] = float((ceiling > GOOD_F1).mean())
     directions = mean_differences(train, concepts)
     recovered = recover(judged.seed_set, directions, options, f"truth/{key}").figures
-    figures = {name: shown(name) for name in [*FIGURES, *(name for name in averages if name not in FIGURES)]}
-    figures |= {"gt_mcc": of_report(recovered["gt_mcc"], groups)}
+    figures["gt_mcc"] = of_report(recovered["gt_mcc"], groups)
+    of_control = mean_differences(rows_of(control, concepts)["train"].double().numpy(), concepts)
+    figures["gt_mcc"].nulls["control"] = mean_over_seeds(
+        [
+            recovery(decoder_of(sae)[mask], of_control)["gt_mcc"]
+            for sae, mask in zip(judged.control, judged.control_masks, strict=True)
+        ],
+        groups,
+    )
+    own = {arm: [_splitting(one) for one in every] for arm, every in sparse.items()}
+    for arm, every in absorbed.items():
+        for values, shares in zip(own[arm], every, strict=True):
+            values |= _absorbing(shares)
+    for name in own["trained"][0]:
+        known = {arm: [one[name] for one in every] for arm, every in own.items() if all(name in one for one in every)}
+        if trained := known.pop("trained", None):
+            figures[name] = figure(trained, groups, known, more_is_better=name not in FEWER_IS_BETTER)
+
     facts: dict[str, Any] = {
         "truth": "states",
         "directions": "gt_mcc is of the differences of class means, not of known directions",
         "concepts": len(concepts),
         "concepts_untested": concepts.untested,
-        "rows": {"train": len(concepts.train), "test": len(concepts.test)},
-        "variables": {
-            name: {
-                k: Figure.shown(
-                    figure([one[f"{name}/{k}"] for one in variables["trained"]], groups, {
-                        null: [one[f"{name}/{k}"] for one in variables[null]] for null in ("untrained", "control")
-                    }, _variable_peers(name, k, at_peers, ceiling, concepts)),
-                    options.confidence,
-                )
-                for k in ("best", *(f"best_{k}" for k in KS))
-            }
-            for name in dict.fromkeys(concepts.variables)
-        },
-    }  # fmt: skip
+        "rows": {"train": len(train), "test": len(test)},
+        "variables": _variables(detected, sparse, ceiling, concepts, groups, options.confidence),
+    }
+    latents = [
+        latent_rows(seed, mask, seen, found, null, concepts)
+        for seed, mask, seen, found, null in zip(
+            judged.seed_set.seeds, judged.masks, detected.seen["trained"], detected.found["trained"], detected.permuted,
+            strict=True,
+        )
+    ]  # fmt: skip
+    tables = [
+        _concept_rows(seed, seen, found, own_probes, shares, ceiling, concepts)
+        for seed, seen, found, own_probes, shares in zip(
+            judged.seed_set.seeds, detected.seen["trained"], detected.found["trained"], sparse["trained"],
+            absorbed["trained"], strict=True,
+        )
+    ]  # fmt: skip
     return Scores(figures, pd.concat(latents, ignore_index=True), pd.concat(tables, ignore_index=True), facts)
 
 
-def _places(concepts: Concepts) -> dict[str, torch.Tensor]:
-    return {"train": concepts.train_places, "test": concepts.test_places}
+def rows_of(activations: Activations, concepts: Concepts) -> dict[str, torch.Tensor]:
+    """The rows [rows, d_in] on which the concepts are known, of train and test."""
+    places = {"train": concepts.train_places, "test": concepts.test_places}
+    return {split: activations.rows(split).take(of_split).float() for split, of_split in places.items()}
 
 
 def look(sae: SAE[Any], mask: Mask, rows: dict[str, torch.Tensor]) -> Seen:
@@ -191,42 +253,53 @@ def absorption(
     return shares
 
 
-def _averages(sparse: Sparse, absorbed: dict[int, float]) -> dict[str, float]:
-    found = {f"f1_best_{k}": float(sparse.f1[:, min(k, sparse.f1.shape[1]) - 1].mean()) for k in KS}
-    found |= {"latents_per_concept": float(sparse.splits.mean()), "split_concepts": float((sparse.splits > 1).sum())}
-    if absorbed:
-        rates = np.array(list(absorbed.values()))
-        found |= {"absorption": float(rates.mean()), "absorbed_concepts": float((rates > ABSORBED).sum())}
-    return found
+def _splitting(sparse: Sparse) -> dict[str, float]:
+    return {f"f1_best_{k}": float(sparse.best(k).mean()) for k in KS} | {
+        "latents_per_concept": float(sparse.splits.mean()),
+        "split_concepts": float((sparse.splits > 1).sum()),
+    }
 
 
-def _by_variable(found: Detection, sparse: Sparse, concepts: Concepts) -> dict[str, float]:
-    """Mean F1 over the concepts of every variable, by the best latent and by probes on the best k."""
-    by_name: dict[str, float] = {}
-    for name in dict.fromkeys(concepts.variables):
-        own = np.array([variable == name for variable in concepts.variables])
-        by_name[f"{name}/best"] = float(found.f1[own].mean())
-        by_name |= {f"{name}/best_{k}": float(sparse.f1[own, min(k, sparse.f1.shape[1]) - 1].mean()) for k in KS}
-    return by_name
+def _absorbing(shares: dict[int, float]) -> dict[str, float]:
+    rates = np.array(list(shares.values()))
+    if not len(rates):
+        return {}
+    return {"absorption": float(rates.mean()), "absorbed_concepts": float((rates > ABSORBED).sum())}
 
 
-def _variable_peers(
-    name: str, k: str, at_peers: dict[str, Detection], ceiling: Array, concepts: Concepts
-) -> dict[str, float]:
-    own = np.array([variable == name for variable in concepts.variables])
-    found = {"linear_probe": float(ceiling[own].mean())}
-    return found | ({peer: float(one.f1[own].mean()) for peer, one in at_peers.items()} if k == "best" else {})
+def _variables(
+    detected: Detected,
+    sparse: dict[str, list[Sparse]],
+    ceiling: Array,
+    concepts: Concepts,
+    groups: Groups,
+    confidence: float,
+) -> dict[str, Any]:
+    """Mean F1 over the concepts of every variable: by the best latent of each, and by probes on the best k."""
+    shown: dict[str, Any] = {}
+    for variable in dict.fromkeys(concepts.variables):
+        of = np.array([name == variable for name in concepts.variables])
+        values = {"best": {arm: [float(one.f1[of].mean()) for one in every] for arm, every in detected.found.items()}}
+        for k in KS:
+            values[f"best_{k}"] = {
+                arm: [float(one.best(k)[of].mean()) for one in every] for arm, every in sparse.items()
+            }
+        peers = {name: float(one.f1[of].mean()) for name, one in detected.peers.items()}
+        shown[variable] = {
+            name: figure(by_arm.pop("trained"), groups, by_arm, peers if name == "best" else {}).shown(confidence)
+            for name, by_arm in values.items()
+        } | {"linear_probe": float(ceiling[of].mean())}
+    return shown
 
 
-def _latent_rows(
+def latent_rows(
     seed: int, mask: Mask, seen: Seen, found: Detection, null: Permuted, concepts: Concepts
 ) -> pd.DataFrame:
     """One row a latent, dead ones with nothing but their place."""
     table = pd.DataFrame({"seed": seed, "latent": np.arange(len(mask)), "alive": mask})
-    train_f1 = detect(Firing(seen.firing.train, seen.firing.train), concepts).own_f1
     own = {
         "concept": np.array(concepts.names, dtype=object)[found.own],
-        "train_f1": train_f1,
+        "train_f1": found.own_train_f1,
         "test_f1": found.own_f1,
         "purity": found.precision,
         "base_rate": found.base,
@@ -248,11 +321,10 @@ def _concept_rows(
     found: Detection,
     sparse: Sparse,
     absorbed: dict[int, float],
-    probes: Sequence[Probed],
+    ceiling: Array,
     concepts: Concepts,
 ) -> pd.DataFrame:
     """One row a concept: its best latent, F1 by it and by probes, into how many latents it is split."""
-    train_f1 = detect(Firing(seen.firing.train, seen.firing.train), concepts).f1
     return pd.DataFrame(
         {
             "seed": seed,
@@ -260,10 +332,10 @@ def _concept_rows(
             "variable": concepts.variables,
             "base_rate": concepts.test.mean(axis=0),
             "best_latent": seen.latents[found.best],
-            "train_f1": train_f1,
+            "train_f1": found.train_f1,
             "test_f1": found.f1,
-            **{f"test_f1_best_{k}": sparse.f1[:, min(k, sparse.f1.shape[1]) - 1] for k in KS},
-            "linear_probe_f1": [one.f1 for one in probes],
+            **{f"test_f1_best_{k}": sparse.best(k) for k in KS},
+            "linear_probe_f1": ceiling,
             "splits": sparse.splits,
             "absorption": [absorbed.get(c, np.nan) for c in range(len(concepts))],
         }

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from sae_lens import SAE
 
 from reseed import ReseedError
@@ -113,11 +112,6 @@ def control_rows(trained: Activations, control: Activations) -> Activations:
 def decoder_of(sae: SAE[Any]) -> Array:
     """Unit decoder rows [d_sae, d_in]."""
     return unit_rows(sae.W_dec.detach().double().numpy())
-
-
-def rows_at(activations: Activations, split: str, places: torch.Tensor) -> torch.Tensor:
-    """Rows [n, d_in] in float32."""
-    return activations.rows(split).take(places).float()
 
 
 def fidelity(judged: Judged, activations: Activations, train: Array, test: Array) -> tuple[dict[str, Figure], float]:
