@@ -78,22 +78,30 @@ def write_world(subject: str, traces: Traces) -> None:
         write_activations(rows, made_of, "float32", activations_dir(subject, arm))
 
 
-def linear_sae(encoder: Tensor, bias: float, decoder: Tensor) -> StandardSAE:
-    """A ReLU SAE of encoder and decoder rows [n, d_in]; every latent has the same bias."""
+def linear_sae(encoder: Tensor, bias: float | Tensor, decoder: Tensor) -> StandardSAE:
+    """A ReLU SAE of encoder and decoder rows [n, d_in]; a bias for each, or one for all."""
     n, d_in = decoder.shape
     sae = StandardSAE(StandardSAEConfig(d_in=d_in, d_sae=n, apply_b_dec_to_input=False, device="cpu"))
     sae.load_state_dict(
-        {"W_enc": encoder.T.clone(), "b_enc": torch.full((n,), bias), "W_dec": decoder, "b_dec": torch.zeros(d_in)}
+        {
+            "W_enc": encoder.T.clone(),
+            "b_enc": torch.as_tensor(bias).expand(n).clone(),
+            "W_dec": decoder,
+            "b_dec": torch.zeros(d_in),
+        }
     )
     return sae.requires_grad_(False)
 
 
 def oracle() -> StandardSAE:
-    """A latent for every value, silent below 0.3 of its size; the encoder makes up for what the bias takes."""
-    return linear_sae(features() * 1.4, -0.4, features())
+    """A latent for every concept, silent below 0.3 of its size; the encoder makes up for what the bias takes."""
+    rows = features()[
+        [i for i in range(9) if i != 7]
+    ]  # no overflow is the other side of a concept, and has none itself
+    return linear_sae(rows * 1.4, -0.4, rows)
 
 
-def random_sae(seed: int, n: int = 9, d_in: int = D_IN) -> StandardSAE:
+def random_sae(seed: int, n: int = 8, d_in: int = D_IN) -> StandardSAE:
     """Tied random unit rows, the bias such that a latent fires on a minority of rows."""
     rows = unit(n, d_in, seed)
     return linear_sae(rows, -0.4, rows)

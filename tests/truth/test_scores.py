@@ -13,12 +13,13 @@ from scipy.linalg import subspace_angles
 from torch.nn.functional import normalize
 
 from reseed import ReseedError
-from reseed.activations.store import Activations, read_activations
+from reseed.activations.store import Activations, read_activations, write_activations
 from reseed.artifacts import activations_dir
 from reseed.matching import Array, unit_rows
-from reseed.params import Truth, TruthRows
+from reseed.params import SPLITS, Truth, TruthRows
 from reseed.stability.arms import Activity
 from reseed.stability.jackknife import Estimate, Groups
+from reseed.text.traces import Traces
 from reseed.truth.concepts import Concepts, concepts_of
 from reseed.truth.directions import score_directions
 from reseed.truth.figures import Figure, decide, figure
@@ -26,13 +27,14 @@ from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, plane_cosines, recover_planes, score_planes
 from reseed.truth.states import absorption, detect_by_arm, linear_probes, look, rows_of, score_states, sparse_probes
 from reseed.truth.subject import Scores, control_rows, fidelity
+from tests.conftest import provenance
 from tests.stability.builders import stability_options
 from tests.truth.builders import features, judged, linear_sae, oracle, random_sae, world, write_world
 
 ROWS = TruthRows(train=1600, test=800)
 SETTINGS = Truth(rows=ROWS, permutations=19, min_fourier_r2=0.5)
 OPTIONS = stability_options(null_draws=4)
-RULES = {"fidelity": 0.9, "coverage": 0.9, "recall": 0.9, "purity": 0.9, "monosemanticity": 0.9}
+RULES = {"fidelity": 0.8, "coverage": 0.9, "recall": 0.9, "purity": 0.9, "monosemanticity": 0.9}
 
 
 @pytest.fixture
@@ -61,10 +63,8 @@ def test_a_perfect_sae_is_go_and_its_untrained_start_is_no_go(toy: tuple[Activat
     assert scores.figures["absorption"].value.value == 0
     assert scores.figures["coverage"].peers["linear_probe"] > 0.95
     latents, concepts = scores.latents, scores.concepts
-    assert len(latents) == 27
-    # of overflow there are two latents and one concept: the latent of `no` has no concept of its own
-    assert latents[latents["latent"] != 7]["correct"].all()
-    assert not latents[latents["latent"] == 7]["correct"].any()
+    assert len(latents) == 24
+    assert latents["correct"].all()
     assert latents.set_index(["seed", "latent"]).loc[(0, 5), "concept"] == "top=b"
     assert concepts.set_index(["seed", "concept"]).loc[(2, "depth=3"), "best_latent"] == 3
     assert scores.facts["variables"]["overflow"]["best"]["value"] == pytest.approx(1, abs=0.01)
@@ -80,7 +80,8 @@ def test_a_perfect_sae_is_go_and_its_untrained_start_is_no_go(toy: tuple[Activat
 def test_an_sae_with_exchanged_decoder_rows_detects_and_explains_nothing(
     toy: tuple[Activations, Activations, Concepts],
 ) -> None:
-    exchanged = linear_sae(features() * 1.4, -0.4, features().roll(1, 0))
+    right = oracle()
+    exchanged = linear_sae(right.W_enc.T, -0.4, right.W_dec.roll(1, 0))
     scores, table = scored(toy, saes=[exchanged] * 3)
     assert scores.figures["coverage"].value.value > 0.99  # its encoder is right
     met = {row["rule"]: row["met"] for row in table["rules"]}
@@ -90,18 +91,18 @@ def test_an_sae_with_exchanged_decoder_rows_detects_and_explains_nothing(
 def test_absorbed_rows_are_counted(toy: tuple[Activations, Activations, Concepts]) -> None:
     """The latent of depth=1 is silent where top=b, whose latent writes depth=1 as well: rows of both are absorbed."""
     trained, _, concepts = toy
-    e = features() * 1.4
-    encoder = e.clone()
-    encoder[1] = e[1] - 2 * e[5]
-    both = normalize(e[1] + e[5], dim=0)
-    decoder = features().clone()
-    encoder[5], decoder[5] = (e[1] + e[5]) * 0.45, both
-    sae = linear_sae(encoder, -0.75, decoder)
+    keep = [i for i in range(9) if i != 7]
+    decoder = features()[keep]
+    encoder, bias = decoder * 1.4, torch.full((8,), -0.4)
+    encoder[1] -= 2.8 * decoder[5]
+    encoder[5], bias[5] = 2 * (decoder[1] + decoder[5]), -2.6  # both together, and never one of them
+    decoder[5] = normalize(decoder[1] + decoder[5], dim=0)
+    sae = linear_sae(encoder, bias, decoder)
     rows = rows_of(trained, concepts)
     train, test = (x.double().numpy() for x in rows.values())
     probes = linear_probes(train, test, concepts)
     for one, wanted in ((sae, True), (oracle(), False)):
-        seen = look(one, np.ones(9, dtype=bool), rows)
+        seen = look(one, np.ones(8, dtype=bool), rows)
         sparse = sparse_probes(seen.train, seen.test, concepts)
         sparse.splits[:] = 1
         shares = absorption(seen, sparse, probes, test - train.mean(axis=0), concepts)
@@ -114,7 +115,7 @@ def test_absorbed_rows_are_counted(toy: tuple[Activations, Activations, Concepts
 def test_a_control_of_other_tokens_is_refused(toy: tuple[Activations, Activations, Concepts]) -> None:
     trained, control, _ = toy
     other = Activations(control.shards, control.index | {"tokens_sha256": "x" * 64})
-    with pytest.raises(ReseedError, match="activations/random_model: tokens_sha256: found x+…, allowed: "):
+    with pytest.raises(ReseedError, match=r"activations/random_model: tokens_sha256: found x+…, allowed: "):
         control_rows(trained, other)
     noise = Activations(control.shards, control.index | {"arm": "gaussian", "tokens_sha256": "x" * 64})
     assert control_rows(trained, noise) is trained
@@ -211,11 +212,6 @@ def test_plane_scores_by_hand() -> None:
 def score_of_planes(
     decoders: list[Array], tmp_path: Path, untrained: list[Any] | None = None, noise: float = 0.05
 ) -> Scores:
-    from reseed.activations.store import write_activations
-    from reseed.params import SPLITS
-    from reseed.text.traces import Traces
-    from tests.conftest import provenance
-
     _, rows, answers = waves_and_rows(noise)
     tensor = torch.from_numpy(rows).float()
     write_activations(dict.fromkeys(SPLITS, tensor), provenance(), "float32", tmp_path / "a")
@@ -228,7 +224,7 @@ def score_of_planes(
     saes = [linear_sae(t, -1.0, t) for t in (torch.from_numpy(one).float() for one in decoders)]
     subject = judged(saes, untrained)
     concepts = concepts_of(traces, ROWS, "addition", least=0.5 / P)
-    beside = peers(rows[:1500], rows[1500:], "addition")
+    beside = peers(rows[concepts.train_places.numpy()], rows[concepts.test_places.numpy()], "addition")
     waves = Waves.of(rows, answers, P, WAVES)
     detected = detect_by_arm(subject, activations, activations, concepts, beside, 19, "addition")
     r2 = (waves.r2(rows, answers), 0.0)
@@ -239,7 +235,7 @@ def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wron
     basis, _, _ = waves_and_rows()
     right = score_of_planes([in_planes(basis, 6)] * 3, tmp_path / "right")
     for name in ("plane_cosine", "planes", "correct"):
-        assert right.figures[name].value.value == pytest.approx(1), name
+        assert right.figures[name].value.value == pytest.approx(1, abs=1e-4), name
         assert right.figures[name].exceeds_nulls(0.95), name
         assert set(right.figures[name].nulls) == {"untrained", "control", "isotropic", "covariance"}
     assert right.latents["correct"].all()

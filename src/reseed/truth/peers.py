@@ -13,8 +13,8 @@ from reseed.artifacts import derive_seed
 from reseed.matching import Array, unit_rows
 from reseed.truth.detection import Firing
 
-QUANTILES = (0.5, 0.7, 0.8, 0.9, 0.95, 0.98)
-"""A peer has no threshold of its own: it fires above one of these quantiles of the training rows, chosen there."""
+RATES = np.geomspace(0.5, 0.005, 18)
+"""A peer has no threshold of its own: it fires on one of these shares of the training rows, chosen there."""
 RANK_TOLERANCE = 1e-5
 """Components with a smaller share of the largest singular value are rounding, and whitening would blow them up."""
 
@@ -33,10 +33,10 @@ class Peer:
         return np.vstack([self.atoms, -self.atoms])
 
     def firing(self) -> Firing:
-        """Both signs of every unit, at every one of QUANTILES."""
+        """Both signs of every unit, at every one of RATES."""
         train, test = (np.hstack([found, -found]) for found in (self.train, self.test))
-        cuts = np.quantile(train, QUANTILES, axis=0)  # [levels, n]
-        return Firing(_above(train, cuts), _above(test, cuts), len(QUANTILES))
+        cuts = np.quantile(train, 1 - RATES, axis=0)  # [levels, n]
+        return Firing(_above(train, cuts), _above(test, cuts), len(RATES))
 
 
 def _above(values: Array, cuts: Array) -> np.ndarray[tuple[int, ...], np.dtype[np.bool_]]:
