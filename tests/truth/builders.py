@@ -94,11 +94,14 @@ def linear_sae(encoder: Tensor, bias: float | Tensor, decoder: Tensor) -> Standa
 
 
 def oracle() -> StandardSAE:
-    """A latent for every concept, silent below 0.3 of its size; the encoder makes up for what the bias takes."""
-    rows = features()[
-        [i for i in range(9) if i != 7]
-    ]  # no overflow is the other side of a concept, and has none itself
-    return linear_sae(rows * 1.4, -0.4, rows)
+    """A latent for every concept, silent below 0.3 of its size; the encoder makes up for what the bias takes.
+
+    `overflow=no` is the other side of a concept and has no latent: its mean is in b_dec.
+    """
+    rows = features()[[i for i in range(9) if i != 7]]
+    sae = linear_sae(rows * 1.4, -0.4, rows)
+    sae.b_dec.data = 0.9 * features()[7]
+    return sae
 
 
 def random_sae(seed: int, n: int = 8, d_in: int = D_IN) -> StandardSAE:

@@ -55,7 +55,7 @@ def scored(toy: tuple[Activations, Activations, Concepts], **saes: Any) -> tuple
 
 
 def test_a_perfect_sae_is_go_and_its_untrained_start_is_no_go(toy: tuple[Activations, Activations, Concepts]) -> None:
-    scores, table = scored(toy, saes=[oracle()] * 3)
+    scores, table = scored(toy, saes=[oracle()] * 5)
     assert table["go"] == 1
     assert all(row["met"] for row in table["rules"])
     for name in ("coverage", "recall", "gt_mcc", "f1_best_2"):
@@ -63,13 +63,13 @@ def test_a_perfect_sae_is_go_and_its_untrained_start_is_no_go(toy: tuple[Activat
     assert scores.figures["absorption"].value.value == 0
     assert scores.figures["coverage"].peers["linear_probe"] > 0.95
     latents, concepts = scores.latents, scores.concepts
-    assert len(latents) == 24
+    assert len(latents) == 40
     assert latents["correct"].all()
     assert latents.set_index(["seed", "latent"]).loc[(0, 5), "concept"] == "top=b"
     assert concepts.set_index(["seed", "concept"]).loc[(2, "depth=3"), "best_latent"] == 3
     assert scores.facts["variables"]["overflow"]["best"]["value"] == pytest.approx(1, abs=0.01)
 
-    null = [random_sae(seed) for seed in range(3)]
+    null = [random_sae(seed) for seed in range(5)]
     scores, table = scored(toy, saes=null, untrained=null)
     assert table["go"] == 0
     assert not any(row["met"] for row in table["rules"])
@@ -82,7 +82,7 @@ def test_an_sae_with_exchanged_decoder_rows_detects_and_explains_nothing(
 ) -> None:
     right = oracle()
     exchanged = linear_sae(right.W_enc.T, -0.4, right.W_dec.roll(1, 0))
-    scores, table = scored(toy, saes=[exchanged] * 3)
+    scores, table = scored(toy, saes=[exchanged] * 5)
     assert scores.figures["coverage"].value.value > 0.99  # its encoder is right
     met = {row["rule"]: row["met"] for row in table["rules"]}
     assert (met["coverage"], met["fidelity"], table["go"]) == (1, 0, 0)
@@ -233,7 +233,7 @@ def score_of_planes(
 
 def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wrong(tmp_path: Path) -> None:
     basis, _, _ = waves_and_rows()
-    right = score_of_planes([in_planes(basis, 6)] * 3, tmp_path / "right")
+    right = score_of_planes([in_planes(basis, 6)] * 5, tmp_path / "right")
     for name in ("plane_cosine", "planes", "correct"):
         assert right.figures[name].value.value == pytest.approx(1, abs=1e-4), name
         assert right.figures[name].exceeds_nulls(0.95), name
@@ -243,7 +243,7 @@ def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wron
     rules = {"fourier_r2": 0.9, "planes": 0.9, "correct": 0.9}
     assert decide(rules, right.figures, 0.5, 0.95)["go"] == 1
     across = unit_rows(np.vstack([basis[0] + basis[1], basis[0] - basis[1]] * 3))
-    wrong = score_of_planes([across] * 3, tmp_path / "wrong")  # the same in every seed
+    wrong = score_of_planes([across] * 5, tmp_path / "wrong")  # the same in every seed
     assert wrong.figures["correct"].value.value == 0
     assert not wrong.latents["correct"].any()
     assert decide(rules, wrong.figures, 0.5, 0.95)["go"] == 0
@@ -251,7 +251,7 @@ def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wron
 
 def test_a_model_without_planes_is_not_testable(tmp_path: Path) -> None:
     basis, _, _ = waves_and_rows()
-    found = score_of_planes([in_planes(basis, 6)] * 3, tmp_path, noise=3.0)
+    found = score_of_planes([in_planes(basis, 6)] * 5, tmp_path, noise=3.0)
     assert found.facts["testable"] == 0
     assert set(found.figures) == {"fourier_r2"}
     assert decide({"planes": 0.5}, found.figures, 0.5, 0.95)["go"] == 0
