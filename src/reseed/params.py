@@ -421,6 +421,52 @@ class CeBench(Strict):
     control_seeds: Count
 
 
+class DasOptions(Strict):
+    """Distributed alignment search: subspaces trained on interchange interventions."""
+
+    dims: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Dimensions of the subspaces; that of the first is compared as a direction, so it is 1."""
+    rows: Annotated[int, Field(ge=16)]
+    steps: Count
+    lr: Positive
+
+    @model_validator(mode="after")
+    def _a_direction_first(self) -> Self:
+        if self.dims[0] != 1:
+            raise ValueError("dims that begin with 1")
+        return self
+
+
+class Causal(Strict):
+    """Edits of latents whose effect is read behind them, on subjects whose states are known."""
+
+    concepts: Count
+    """At most so many values of state variables, the variables in turns."""
+    min_prevalence: Fraction
+    """A value must be on, and off, in this share of the training rows."""
+    rows: Annotated[int, Field(ge=16)]
+    """Test rows that a concept is edited on, half of them on where there are as many."""
+    probe_rows: Count
+    """Training rows that latents are chosen and read-outs fitted on, and at most so many test rows to check those."""
+    doses: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    """Of both signs, in standard deviations of the latent's activation."""
+    matched_dose: Positive
+    """The dose at which a control is scaled to the latent's KL divergence."""
+    draws: Count
+    """Of every control that is drawn at random."""
+    min_auc: Fraction
+    """A read-out must tell the state of unedited test rows at least so well to judge an edit."""
+    off_target_correlation: Fraction
+    """Concepts whose labels correlate less than this with the target's are off target."""
+    das: DasOptions
+
+    @model_validator(mode="after")
+    def _doses_increase(self) -> Self:
+        if list(self.doses) != sorted(set(self.doses)) or self.matched_dose not in self.doses:
+            raise ValueError("increasing doses, the matched_dose among them")
+        return self
+
+
 class Params(Strict):
     compute: Compute
     budget: Budget = Budget()
@@ -432,6 +478,7 @@ class Params(Strict):
     sae_probes: SaeProbes
     evals: Evals
     ce_bench: CeBench
+    causal: Causal
 
     def seeds(self, variant: BaseVariant) -> tuple[int, ...]:
         """The seeds that a variant is trained with."""
@@ -923,6 +970,7 @@ class Study(Strict):
     baselines: dict[str, dict[str, str]]
     probings: dict[str, Probing]
     evaluations: dict[str, Probing]
+    intervened: dict[str, Probing]
     comparisons: dict[str, Comparison]
     factorials: dict[str, Factorial]
     certificates: dict[str, OfSubject]
