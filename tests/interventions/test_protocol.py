@@ -218,7 +218,9 @@ def test_concepts_take_turns_and_need_rows_on_either_side() -> None:
     assert [one.name for one in found] == ["a=p", "b=yes", "a=q", "a=r"]  # c cannot be tested: one side has no rows
     states["a"]["test"] = torch.where(first == 0, -1, first)
     assert concepts_of(states, values, options(concepts=9), "world")[0].name == "a=q"  # p has no test row any more
-    with pytest.raises(ReseedError, match="no value of c is on in more than 0.05 of the training rows and 8 test rows"):
+    with pytest.raises(
+        ReseedError, match=r"no value of c is on in more than 0.05 of the training rows and 8 test rows"
+    ):
         concepts_of({"c": states["c"]}, values, options(), "world")
 
 

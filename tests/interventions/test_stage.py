@@ -70,7 +70,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-def test_the_stage_judges_trained_saes(project: Path) -> None:
+@pytest.mark.usefixtures("project")
+def test_the_stage_judges_trained_saes() -> None:
     stage("causal")("modular", "small", "frozen")
     found = read_json(metrics_dir("modular", "small") / "causal.json")
     assert found["artefacts"] == artefacts("modular", "small")
@@ -95,7 +96,8 @@ def test_the_stage_judges_trained_saes(project: Path) -> None:
     assert (metrics_dir("modular", "small") / "causal.json").read_bytes() == first
 
 
-def test_what_does_not_belong_together_is_refused(project: Path) -> None:
+@pytest.mark.usefixtures("project")
+def test_what_does_not_belong_together_is_refused() -> None:
     with pytest.raises(ReseedError, match=r"variants.other: .* allowed as a control: .*'k': 4} with soft_frozen"):
         stage("causal")("modular", "small", "other")
     weights = (lm_dir("modular") / "model.safetensors", lm_dir("modular") / "cfg.json")
