@@ -44,7 +44,9 @@ def causal(subject: str, variant: str, frozen: str) -> dict[str, Any]:
     found = grounded(model, traces, activations, options, subject)
     states, values = traced_variables(traces)
     if set(states) == {"answer"}:  # addition modulo p, which has no other variable
-        by_phase = phases(states["answer"], activations.splits["train"].float(), len(values["answer"]))
+        by_phase = phases(
+            states["answer"], activations.splits["train"].float(), len(values["answer"]), options.frequencies
+        )
         states |= by_phase
         values |= dict.fromkeys(by_phase, ("no", "yes"))
     concepts = concepts_of(states, values, options, subject)

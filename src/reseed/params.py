@@ -442,6 +442,8 @@ class Causal(Strict):
 
     concepts: Count
     """At most so many values of state variables, the variables in turns."""
+    frequencies: Count
+    """Of addition modulo p: how many of the model's key frequencies, strongest first, give concepts of their phase."""
     min_prevalence: Fraction
     """A value must be on, and off, in this share of the training rows."""
     rows: Annotated[int, Field(ge=16)]

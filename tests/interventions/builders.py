@@ -1,8 +1,8 @@
 """A world whose causal directions are set by hand, and SAEs that have them, miss them, or only read them.
 
-Input tokens carry three numbers; the target token is drawn so that bit b of it is 1 with log-odds 2 * GAIN * number b.
+Input tokens carry six numbers; the target token is drawn so that bit b of it is 1 with log-odds 2 * GAIN * number b.
 The residual stream behind layer 0 holds number b along u_b; the MLP of layer 1 copies it to o_b, and the unembedding
-reads o_b alone: the log-odds of bit b in the output are 2 * GAIN * (u_b . x), exactly. A fourth number, the sign of
+reads o_b alone: the log-odds of bit b in the output are 2 * GAIN * (u_b . x), exactly. A seventh number, the sign of
 which is the state `idle`, stands along e, and nothing reads it.
 """
 
@@ -18,8 +18,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from reseed.params import Causal, DasOptions
 from reseed.text.traces import Traces
 
-BITS, D, GAIN = 3, 16, 0.75
-LEVELS = (-2.0, -1.0, 1.0, 2.0)
+BITS, D, GAIN = 6, 48, 0.75
+LEVELS = (-1.5, 1.5)
 INPUTS = list(product(LEVELS, repeat=BITS))
 OUTPUTS = list(product((0, 1), repeat=BITS))
 HOOK = "blocks.0.hook_resid_post"
@@ -28,13 +28,21 @@ SPLITS = {"train": 4000, "validation": 200, "test": 1000}
 
 def options(**fields: object) -> Causal:
     das = DasOptions(dims=(1, 2), rows=128, steps=40, lr=0.05)
-    shared = {"concepts": 8, "min_prevalence": 0.05, "rows": 64, "probe_rows": 4000, "draws": 4, "min_auc": 0.7}
+    shared = {
+        "concepts": 8,
+        "frequencies": 2,
+        "min_prevalence": 0.05,
+        "rows": 64,
+        "probe_rows": 4000,
+        "draws": 4,
+        "min_auc": 0.7,
+    }
     shared |= {"doses": (0.25, 0.5, 1, 2, 4), "matched_dose": 1, "off_target_correlation": 0.1, "das": das}
     return Causal.model_validate(shared | fields)
 
 
 def axes() -> Tensor:
-    """Orthonormal rows [D, D]: u_0..u_2, o_0..o_2, e, and nine that no token uses much."""
+    """Orthonormal rows [D, D]: u_0..u_5, o_0..o_5, e, and the rest, which nothing reads."""
     return torch.linalg.qr(torch.randn(D, D, generator=torch.Generator().manual_seed(3))).Q.T.contiguous()
 
 
@@ -44,7 +52,7 @@ def world(normalization: str | None = None) -> tuple[HookedTransformer, Traces]:
     u, o, e, rest = basis[:BITS], basis[BITS : 2 * BITS], basis[2 * BITS], basis[2 * BITS + 1 :]
     random = torch.Generator().manual_seed(0)
     config = HookedTransformerConfig(
-        n_layers=2, d_model=D, n_heads=2, d_head=8, d_mlp=2 * BITS, d_vocab=len(INPUTS) + len(OUTPUTS), n_ctx=3,
+        n_layers=2, d_model=D, n_heads=2, d_head=D // 2, d_mlp=2 * BITS, d_vocab=len(INPUTS) + len(OUTPUTS), n_ctx=3,
         act_fn="relu", normalization_type=normalization, device="cpu", default_prepend_bos=False,
     )  # fmt: skip
     model = HookedTransformer(config).requires_grad_(False)
@@ -53,7 +61,9 @@ def world(normalization: str | None = None) -> tuple[HookedTransformer, Traces]:
         if not name.startswith("ln") and ".ln" not in name:
             parameter.zero_()
     numbers = torch.tensor(INPUTS)
-    clutter = 0.5 * torch.randn(len(INPUTS), len(rest), generator=random) @ rest
+    clutter = 0.3 * torch.randn(len(INPUTS), 8, generator=random) @ rest[:8]
+    # principal components would else be the true directions: the largest is of all numbers together
+    clutter += numbers.sum(1, keepdim=True) * rest[0]
     model.W_E[: len(INPUTS)] = numbers @ u + idle[:, None] * e + clutter
     model.blocks[1].mlp.W_in[:, :BITS] = u.T
     model.blocks[1].mlp.W_in[:, BITS:] = -u.T
@@ -66,7 +76,7 @@ def world(normalization: str | None = None) -> tuple[HookedTransformer, Traces]:
     for split, n in SPLITS.items():
         filler, asked = torch.randint(0, len(INPUTS), (2, n), generator=random)
         bits = torch.rand(n, BITS, generator=random) < torch.sigmoid(2 * GAIN * numbers[asked])
-        target = len(INPUTS) + bits.long() @ torch.tensor([4, 2, 1])
+        target = len(INPUTS) + bits.long() @ 2 ** torch.arange(BITS).flip(0)
         splits[split] = torch.stack([filler, asked, target], dim=1).int()
         found = torch.cat([bits.long(), (idle[asked] > 0).long()[:, None]], dim=1)
         states[split] = found[:, None].to(torch.int16)
@@ -90,7 +100,7 @@ def near(rows: Tensor, noise: float, seed: int) -> Tensor:
 
 
 def true_sae(seed: int) -> StandardSAE:
-    """Latents along u_0..u_2, e and the nine others, up to a little noise of the seed."""
+    """Latents along u_0..u_5, e and the rest, up to a little noise of the seed."""
     basis = axes()
     rows = near(torch.cat([basis[:BITS], basis[2 * BITS :]]), 0.02, seed)
     return sae_of(rows, rows)
@@ -104,5 +114,5 @@ def reading_sae(seed: int) -> StandardSAE:
 
 
 def random_sae(seed: int) -> StandardSAE:
-    rows = near(torch.zeros(13, D), 1.0, seed + 1000)
+    rows = near(torch.zeros(D - BITS, D), 1.0, seed + 1000)
     return sae_of(rows, rows)

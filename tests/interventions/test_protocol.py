@@ -46,7 +46,7 @@ from tests.interventions.builders import (
     world,
 )
 
-SEEDS = 5
+SEEDS = 10
 
 
 @cache
@@ -61,7 +61,7 @@ def concepts() -> list[Concept]:
 
 
 def judged(make: Callable[[int], SAE[Any]], alive: Callable[[SAE[Any]], Any] = lambda _: None) -> dict[str, Any]:
-    """causal.json of five seeds of an SAE, with random SAEs for its null SAEs."""
+    """causal.json of ten seeds of an SAE, with random SAEs for its null SAEs."""
     x = known().train.residual
     saes = []
     for seed in range(SEEDS):
@@ -94,7 +94,7 @@ def test_a_true_direction_passes_as_predicted() -> None:
         assert one["passes"] == 1, one
         assert one["read_out"] == "output"
         assert one["latents"] == [bit] * SEEDS
-        assert one["slope"]["value"] == pytest.approx(1, abs=0.1)
+        assert one["slope"]["value"] == pytest.approx(1, abs=0.2)
         assert one["intercept"]["value"] == pytest.approx(0, abs=0.1)
         assert one["calibration_error"]["value"] < 0.05
         assert one["monotone"]["value"] == 1
@@ -104,14 +104,14 @@ def test_a_true_direction_passes_as_predicted() -> None:
         # sigma times the mean of the doses, in log-odds: 2 GAIN of the latent's own unit
         sigma = one["sigma"]["value"]
         assert one["effect_at_equal_norm"][LATENT]["value"] == pytest.approx(1.55 * sigma * 2 * GAIN, rel=0.05)
-        # the half of the ablated rows that have the larger number lose more than a bit of log-odds
-        assert one["ablation"]["value"] > 1
+        # a number of 1.5 is taken away: 2 GAIN times it in log-odds
+        assert one["ablation"]["value"] == pytest.approx(1.5 * 2 * GAIN, rel=0.05)
         assert one["clamp"]["value"] > 1
         assert one["interchange"]["value"] > 4 * abs(one["interchange_random"]["value"])
         assert one["interchange_das_1"]["value"] > 0.8 * one["interchange"]["value"]
-    assert found["sign_p_floor"] == 1 / 32
-    assert found["sign_p_floor_holm"] == 4 / 32
-    assert found["null_saes"] == {"latent": 3, "frozen_sae": 0, "random_model_sae": 0, "untrained_sae": 0}
+    assert found["sign_p_floor"] == 1 / 1024
+    assert found["sign_p_floor_holm"] == 7 / 1024
+    assert found["null_saes"] == {LATENT: BITS, "frozen_sae": 0, "random_model_sae": 0, "untrained_sae": 0}
 
 
 def test_a_direction_that_only_the_skip_connection_carries_does_not_pass() -> None:
@@ -218,9 +218,7 @@ def test_concepts_take_turns_and_need_rows_on_either_side() -> None:
     assert [one.name for one in found] == ["a=p", "b=yes", "a=q", "a=r"]  # c cannot be tested: one side has no rows
     states["a"]["test"] = torch.where(first == 0, -1, first)
     assert concepts_of(states, values, options(concepts=9), "world")[0].name == "a=q"  # p has no test row any more
-    with pytest.raises(
-        ReseedError, match=r"no value of c is on in more than 0.05 of the training rows and 8 test rows"
-    ):
+    with pytest.raises(ReseedError, match=r"no value of c is on in more than 0.05 of the training rows and 8 "):
         concepts_of({"c": states["c"]}, values, options(), "world")
 
 
@@ -237,4 +235,4 @@ def test_a_seed_without_a_latent_moves_nothing() -> None:
     acts = trained.acts[:, 0]
     assert best.correlation == pytest.approx(np.corrcoef(acts, on.numpy())[0, 1])
     assert best.sigma == pytest.approx(acts.std())
-    assert replace(trained, alive=np.zeros(13, bool)).best(on, everything) is None
+    assert replace(trained, alive=np.zeros(len(trained.alive), bool)).best(on, everything) is None

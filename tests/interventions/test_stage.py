@@ -19,14 +19,14 @@ from reseed.models.transformer import save_transformer, weights_sha256
 from reseed.params import Model, ModelTraining
 from reseed.text.traces import Traces, write_traces
 from tests.conftest import ROOT, provenance, stage
-from tests.interventions.builders import BITS, HOOK, options, world
+from tests.interventions.builders import BITS, HOOK, D, options, world
 from tests.scratch import edit
 
-SHAPE = {"n_layers": 2, "d_model": 16, "n_heads": 2, "d_mlp": 2 * BITS, "act_fn": "relu", "normalization_type": "LN"}
+SHAPE = {"n_layers": 2, "d_model": D, "n_heads": 2, "d_mlp": 2 * BITS, "act_fn": "relu", "normalization_type": "LN"}
 SHORT = {"batch_size": 64, "warm_up_steps": 10, "max_steps": 1000, "check_every": 50, "min_steps": 200}
 VARIANTS = {
-    "small": {"architecture": "topk", "d_sae": 24, "k": 4},
-    "frozen": {"architecture": "topk", "d_sae": 24, "k": 4, "soft_frozen": 0.8},
+    "small": {"architecture": "topk", "d_sae": 24, "k": 6},
+    "frozen": {"architecture": "topk", "d_sae": 24, "k": 6, "soft_frozen": 0.8},
     "other": {"architecture": "topk", "d_sae": 24, "k": 5, "soft_frozen": 0.8},
 }
 
@@ -76,7 +76,7 @@ def test_the_stage_judges_trained_saes() -> None:
     found = read_json(metrics_dir("modular", "small") / "causal.json")
     assert found["artefacts"] == artefacts("modular", "small")
     assert (found["hook_name"], found["seeds"], found["sign_p_floor"]) == (HOOK, 3, 1 / 8)
-    assert set(found["concepts"]) == {"bit_0=1", "bit_1=1", "bit_2=1", "idle=yes"}
+    assert set(found["concepts"]) == {*(f"bit_{bit}=1" for bit in range(BITS)), "idle=yes"}
     assert found["concepts"]["idle=yes"]["passes"] == 0
     assert found["mean"]["monotone"]["value"] > 0.5
     for bit in range(BITS):
@@ -87,7 +87,7 @@ def test_the_stage_judges_trained_saes() -> None:
         assert effects["latent"]["value"] > effects["random_model_sae"]["value"]
     assert found["null_saes"]["random_model_sae"] == found["null_saes"]["untrained_sae"] == 0
     curve = pd.read_csv(metrics_dir("modular", "small") / "causal_calibration.csv")
-    assert len(curve) == 4 * 10
+    assert len(curve) == 7 * 10
     doses = pd.read_csv(metrics_dir("modular", "small") / "causal_doses.csv")
     rising = doses[doses.direction == "latent"].sort_values("dose").change
     assert rising.is_monotonic_increasing
@@ -98,7 +98,7 @@ def test_the_stage_judges_trained_saes() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_what_does_not_belong_together_is_refused() -> None:
-    with pytest.raises(ReseedError, match=r"variants.other: .* allowed as a control: .*'k': 4} with soft_frozen"):
+    with pytest.raises(ReseedError, match=r"variants.other: .* allowed as a control: .*'k': 6} with soft_frozen"):
         stage("causal")("modular", "small", "other")
     weights = (lm_dir("modular") / "model.safetensors", lm_dir("modular") / "cfg.json")
     kept = [path.read_bytes() for path in weights]

@@ -42,12 +42,12 @@ def traced_variables(traces: Traces) -> tuple[dict[str, States], dict[str, tuple
     return states, dict(traces.variables)
 
 
-def phases(answers: States, activations: Tensor, p: int) -> dict[str, States]:
-    """The sign of cosine and sine of the answer's phase at each key frequency of addition modulo p, as variables.
+def phases(answers: States, activations: Tensor, p: int, at_most: int) -> dict[str, States]:
+    """The sign of cosine and sine of the answer's phase at the strongest key frequencies of addition modulo p.
 
     activations [training rows, d_in], by which the model's key frequencies are found.
     """
-    frequencies = list(key_frequencies(activations, answers["train"], p))
+    frequencies = list(key_frequencies(activations, answers["train"], p))[:at_most]
     found: dict[str, States] = {}
     for split, answer in answers.items():
         tasks = probe_tasks(torch.stack([answer, torch.zeros_like(answer)], dim=1), p, frequencies)
