@@ -487,7 +487,8 @@ class Superposition(Strict):
     """Consecutive features of equal number; those of two groups are on independently."""
     magnitude_mean: Annotated[float, Field(ge=0)] = 1.0
     magnitude_std: Annotated[float, Field(ge=0)] = 0.0
-    """A feature that is on has the magnitude |N(mean, std)|: 0 and 1 give a half-normal one."""
+    magnitudes: Literal["folded_normal", "log_normal"] = "folded_normal"
+    """A feature that is on has the magnitude |N(mean, std)|, 0 and 1 giving a half-normal one, or exp(N(mean, std))."""
     noise_std: Annotated[float, Field(ge=0)] = 0.0
     """Of the normal noise on every dimension of a row."""
     rows: Rows
@@ -501,7 +502,7 @@ class Superposition(Strict):
             raise ValueError("exactly with a whole l0 and no correlation")
         if self.n_features % self.groups:
             raise ValueError(f"a number of groups that divides n_features ({self.n_features})")
-        if self.magnitude_mean == self.magnitude_std == 0:
+        if self.magnitude_mean == self.magnitude_std == 0 and self.magnitudes == "folded_normal":
             raise ValueError("a magnitude_mean or a magnitude_std above 0")
         return self
 
@@ -888,6 +889,24 @@ class OfSubject(Strict):
     variant: str
 
 
+class OfFamily(OfSubject):
+    family: str | None = None
+    """The kind of world, which is held out as a whole; None: the subject is a family of its own."""
+
+
+class Reliability(Strict):
+    """Seed sets whose truth is known, to fit P(correct); DVC wants a fixed number, so the last is repeated."""
+
+    version: Count
+    """Of the model that is fitted on them."""
+    pairs: Annotated[tuple[OfFamily, ...], Field(min_length=12, max_length=12)]
+
+    @property
+    def sets(self) -> list[OfFamily]:
+        """Each once."""
+        return list(dict.fromkeys(self.pairs))
+
+
 class PromptedArm(Strict):
     """An arm of a language subject that reads the prompts of sae-probes."""
 
@@ -928,6 +947,7 @@ class Study(Strict):
     certificates: dict[str, OfSubject]
     calibrations: dict[str, OfSubject]
     replications: dict[str, dict[str, str]]
+    reliabilities: dict[str, Reliability]
     bars: dict[str, str]
 
 

@@ -29,7 +29,8 @@ class Drawn:
 def draw(data: Superposition) -> Drawn:
     """Draw the splits, float32: row = codes @ directions + noise, of `sae_lens.synthetic` and of `data` alone.
 
-    The splits are independent draws. A feature that is on has the magnitude |magnitude_mean + magnitude_std * normal|.
+    The splits are independent draws. A feature that is on has the magnitude |magnitude_mean + magnitude_std * normal|,
+    or exp(magnitude_mean + magnitude_std * normal) where the magnitudes are log-normal.
     """
     directions = _directions(data)
     codes = {split: _codes(data, getattr(data.rows, split), split) for split in SPLITS}
@@ -44,7 +45,9 @@ def features_sha256(directions: Tensor) -> str:
 
 def parameters_sha256(data: Superposition) -> str:
     """What stands in for the hash of the tokens: that of the parameters, which the rows follow from."""
-    return sha256(json.dumps(data.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    # a law that is left at its default is left out, so that the rows of older worlds keep their hash
+    left_out = {"magnitudes"} if data.magnitudes == "folded_normal" else None
+    return sha256(json.dumps(data.model_dump(mode="json", exclude=left_out), sort_keys=True).encode()).hexdigest()
 
 
 def _directions(data: Superposition) -> Tensor:
@@ -57,7 +60,8 @@ def _directions(data: Superposition) -> Tensor:
 def _codes(data: Superposition, rows: int, split: str) -> Tensor:
     with _seeded(data, split):
         on = _exactly(data, rows) if data.exactly else _firing(data).sample(rows) > 0
-        magnitudes = (data.magnitude_mean + data.magnitude_std * torch.randn(on.shape)).abs()
+        normal = data.magnitude_mean + data.magnitude_std * torch.randn(on.shape)
+        magnitudes = normal.exp() if data.magnitudes == "log_normal" else normal.abs()
     return torch.where(on, magnitudes, 0)
 
 
