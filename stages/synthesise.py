@@ -5,14 +5,16 @@ from typing import Any
 from reseed import installed_version
 from reseed.activations.store import SYNTHETIC_HOOK, Provenance, Truth, write_activations
 from reseed.artifacts import activations_dir, writing
-from reseed.params import TRAINED, load_world
+from reseed.params import TRAINED, PublishedWorld, load_world
 from reseed.stage import run_stage
+from reseed.subjects.published import draw_published, fetch
 from reseed.subjects.superposition import draw, features_sha256, parameters_sha256
 
 
 def synthesise(subject: str) -> dict[str, Any]:
     world = load_world(subject)
-    drawn = draw(world.data)
+    data = world.data
+    drawn = draw_published(data, fetch(data)) if isinstance(data, PublishedWorld) else draw(data)
     made_of = Provenance(
         subject=subject,
         arm=TRAINED,

@@ -37,6 +37,8 @@ class Strict(BaseModel):
 
 S = TypeVar("S", bound=Strict)
 
+WORLDS = ("superposition", "published")
+"""What the key `generator` of a world's data may say."""
 KINDS = ("bpe", "pinned", "folder", "pretrained_here", "registered")
 """What the key `kind` of a tokenizer or a language model may say."""
 
@@ -507,6 +509,16 @@ class Superposition(Strict):
         return self
 
 
+class PublishedWorld(Strict):
+    """Rows of a `sae_lens.synthetic` model that a hub keeps, features and all."""
+
+    generator: Literal["published"]
+    hub_id: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    rows: Rows
+    seed: int
+
+
 class ModelTraining(Strict):
     seed: int
     batch_size: Count
@@ -780,7 +792,7 @@ class LanguageSubject(Strict):
 class World(Strict):
     """A subject without a model: its rows come from a generator that knows their features."""
 
-    data: Superposition
+    data: Annotated[Superposition | PublishedWorld, Field(discriminator="generator")]
     sae: SaeTraining
 
 
@@ -1002,7 +1014,7 @@ def load_sae_training(name: str, folder: Path = Path("subjects")) -> SaeTraining
     """What the SAEs of a subject share, whatever the subject is; raises ReseedError for the first fault of its file."""
     path = _subject_file(name, folder)
     generator = _generator(path)
-    if generator == "superposition":
+    if generator in WORLDS:
         return load(World, path).sae
     return load(LanguageSubject, path).sae if generator == "corpus" else load(Subject, path).sae
 
@@ -1017,7 +1029,7 @@ def kind_of(file: str, content: Any) -> type[Strict] | None:
     if path.parent != Path("subjects"):
         return None
     kinds: dict[str, type[Strict]] = {
-        "superposition": World,
+        **dict.fromkeys(WORLDS, World),
         "corpus": LanguageSubject,
         "modular_addition_with_its_answer": Quarantined,
     }
@@ -1075,6 +1087,7 @@ def _sentence(path: Path, error: ValidationError) -> str:
     parts = [str(part) for part in first["loc"]]
     tags = [i + 2 for i, part in enumerate(parts[:-2]) if part == "variants"]
     tags += [i + 1 for i, part in enumerate(parts[:-2]) if part in ("tokenizer", "model") and parts[i + 1] in KINDS]
+    tags += [1] if parts[:1] == ["data"] and parts[1:2] and parts[1] in WORLDS else []
     key = ".".join(part for i, part in enumerate(parts) if i not in tags) or "the file"
     found = first["input"]
     if first["type"] == "extra_forbidden":

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from reseed import ReseedError
 from reseed.artifacts import SIGNIFICANT_DIGITS, read_json
@@ -141,10 +140,13 @@ def fit(sets: Sequence[LatentSet], signals: tuple[str, ...]) -> Logistic:
         raise ReseedError(f"reliability: of the families {names}: found latents that are all correct, or all wrong")
     if not signals:
         return Logistic((), (), (), (), float(np.log(rate / (1 - rate))))
-    scaler = StandardScaler().fit(latents[list(signals)].to_numpy(), sample_weight=weight)
-    x = scaler.transform(latents[list(signals)].to_numpy())
-    model = LogisticRegression(C=C, tol=1e-8, max_iter=1000).fit(x, correct, sample_weight=LATENTS * weight)
-    columns = (tuple(float(v) for v in values) for values in (scaler.mean_, scaler.scale_, model.coef_[0]))
+    x = latents[list(signals)].to_numpy(np.float64)
+    mean = weight @ x
+    scale = np.sqrt(weight @ (x - mean) ** 2)
+    scale[scale < 1e-9] = 1  # a signal that does not vary here gets a coefficient of zero
+    model = LogisticRegression(C=C, tol=1e-8, max_iter=1000)
+    model.fit((x - mean) / scale, correct, sample_weight=LATENTS * weight)
+    columns = (tuple(float(v) for v in values) for values in (mean, scale, model.coef_[0]))
     return Logistic(signals, *columns, float(model.intercept_[0]))
 
 

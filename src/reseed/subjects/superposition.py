@@ -14,12 +14,15 @@ from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, LowRankCo
 from torch import Tensor
 
 from reseed.artifacts import derive_seed
-from reseed.params import SPLITS, Superposition
+from reseed.params import SPLITS, PublishedWorld, Superposition
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """directions [n_features, d_in], unit; by split: codes [rows, n_features], 0 where off, and rows [rows, d_in]."""
+    """directions [n_features, d_in], unit; by split: codes [rows, n_features], 0 where off, and rows [rows, d_in].
+
+    The codes of a published world are those of the test rows alone.
+    """
 
     directions: Tensor
     codes: dict[str, Tensor]
@@ -43,10 +46,10 @@ def features_sha256(directions: Tensor) -> str:
     return sha256(directions.contiguous().numpy().tobytes()).hexdigest()
 
 
-def parameters_sha256(data: Superposition) -> str:
+def parameters_sha256(data: Superposition | PublishedWorld) -> str:
     """What stands in for the hash of the tokens: that of the parameters, which the rows follow from."""
     # a law that is left at its default is left out, so that the rows of older worlds keep their hash
-    left_out = {"magnitudes"} if data.magnitudes == "folded_normal" else None
+    left_out = {"magnitudes"} if getattr(data, "magnitudes", "") == "folded_normal" else None
     return sha256(json.dumps(data.model_dump(mode="json", exclude=left_out), sort_keys=True).encode()).hexdigest()
 
 
