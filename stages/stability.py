@@ -20,9 +20,10 @@ from reseed.stability.activity import held_out_activity, held_out_places
 from reseed.stability.arms import analyse
 from reseed.stability.checks import check_apart, check_control, check_recorded, check_rows, held_out_report
 from reseed.stability.comparison import compare_arms
+from reseed.stability.detector import figures_of_summary, judge_set
 from reseed.stability.dictionaries import read_seed_set
 from reseed.stability.recovery import recover
-from reseed.stability.reliability import judge, shipped, signals_of
+from reseed.stability.reliability import LatentSet, judge, shipped, signals_of
 from reseed.stability.report import summary
 from reseed.stage import progress, run_stage
 
@@ -80,6 +81,8 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
         tables = {arm: table.assign(p_correct=judged.probabilities[arm]) for arm, table in tables.items()}
     out = metrics_dir(subject, variant)
     content = summary(variant, chosen, arms, dimensions, options, len(train.seeds), differences, recovered)
+    if artefact and signals and (found := figures_of_summary(content, LatentSet("", variant, signals[TRAINED]))):
+        standing["reliability"]["stable_and_wrong"] = judge_set(artefact["detector"], found)
     write_json(out / "stability.json", content | standing)
     write_csv(out / "training.csv", curves)
     write_csv(out / "steps.csv", [{"arm": arm} | row for arm, report in arms.items() for row in report.steps])

@@ -912,6 +912,8 @@ class Reliability(Strict):
     version: Count
     """Of the model that is fitted on them."""
     pairs: Annotated[tuple[OfFamily, ...], Field(min_length=12, max_length=12)]
+    planted: Annotated[tuple[OfFamily, ...], Field(min_length=4, max_length=4)]
+    """Worlds with planted controls, of which the detector of what is stable and wrong is fitted."""
 
     @property
     def sets(self) -> list[OfFamily]:
@@ -959,6 +961,7 @@ class Study(Strict):
     certificates: dict[str, OfSubject]
     calibrations: dict[str, OfSubject]
     replications: dict[str, dict[str, str]]
+    planted: dict[str, OfSubject]
     reliabilities: dict[str, Reliability]
     bars: dict[str, str]
 

@@ -72,34 +72,50 @@ def test_where_families_obey_one_law_it_is_found_and_travels() -> None:
     moved = transfer(FAMILIES)
     p = expit(sum(TRUE[name] * FAMILIES[0].latents[name] for name in SIGNALS)).to_numpy()
     best = float(np.mean([(q * (1 - q)) for q in p]))  # the Brier score of the law itself
-    assert moved.over_families["brier"].value == pytest.approx(best, abs=0.01)
-    assert moved.over_families["ece"].value < 0.05
-    for skill in ("skill_above_constant", "skill_above_reappearance"):
+    assert moved.over_families["signals.brier"].value == pytest.approx(best, abs=0.01)
+    assert moved.over_families["signals.ece"].value < 0.05
+    for skill in ("signals.skill_above_constant", "signals.skill_above_reappearance"):
         assert moved.over_families[skill].interval(0.95)[0] > 0.2
         assert moved.over_seeds[skill].interval(0.95)[0] > 0.2
-    assert len(moved.over_families["brier"].deleted) == 4
-    assert len(moved.over_seeds["brier"].deleted) == SEEDS
-    assert verdict(moved.over_families["skill_above_reappearance"], 0.95).endswith("more than reappearance alone")
+    assert len(moved.over_families["signals.brier"].deleted) == 4
+    assert len(moved.over_seeds["signals.brier"].deleted) == SEEDS
+    assert verdict(moved.skill, 0.95).endswith("more than reappearance alone")
 
 
 def test_signals_that_add_nothing_are_said_to_add_nothing() -> None:
     sets = [family(name, i, ONLY_REAPPEARANCE, n=200) for i, name in enumerate("abcd")]
-    skill = transfer(sets).over_families["skill_above_reappearance"]
-    assert abs(skill.value) < 0.03
+    assert abs(transfer(sets).skill.value) < 0.03
     assert content(sets, 1, 0.95)["verdict"].startswith("no skill above reappearance alone")
-    assert verdict(Estimate(-0.1, (-0.1, -0.1, -0.1)), 0.95).endswith("tell no more, or less")
+    assert verdict(Estimate(-0.1, (-0.1, -0.1, -0.1)), 0.95).endswith("the model is that of reappearance alone")
     assert "its interval holds 0" in verdict(Estimate(0.1, (-0.3, 0.5, 0.1)), 0.95)
+
+
+def test_what_is_worse_than_reappearance_alone_is_not_shipped() -> None:
+    """c_dec means the opposite in every other family: all signals together mislead where they were not fitted."""
+    laws = [{"reappearance": 2.0, "c_dec": 3.0 if i % 2 else -3.0} for i in range(5)]
+    sets = [family(name, i, law, n=400) for i, (name, law) in enumerate(zip("abcde", laws, strict=True))]
+    made = content(sets, 1, 0.95)
+    assert transfer(sets).skill.value < 0
+    assert made["shipped"] == "reappearance"
+    assert set(made["model"]["signals"]) == {"reappearance"}
+    assert set(made["all_signals"]["signals"]) == set(SIGNALS)
+    signals = latents(30, TRUE, 50).assign(latent=range(50))
+    shown = judge(made, {"trained": signals}, Groups(SEEDS), 0.95).summary
+    assert shown["transfer"]["brier"] == made["transfer"]["reappearance"]["brier"]["value"]
+    assert "no skill above reappearance alone" in shown["verdict"]
 
 
 def test_a_family_of_another_law_is_the_worst_and_its_error_is_the_one_it_has_when_held_out() -> None:
     odd = family("odd", 9, {name: -weight for name, weight in TRUE.items()})
     moved = transfer([*FAMILIES, odd])
-    assert moved.worst.family == "odd"
-    assert moved.worst.brier > moved.worst.brier_constant + 0.1
+    worst = moved.worst("signals")
+    score = worst.scores["signals"].brier
+    assert worst.family == "odd"
+    assert score > worst.scores["constant"].brier + 0.1
     alone = fit(FAMILIES, SIGNALS).probability(odd.latents)
-    assert moved.worst.brier == pytest.approx(brier_score_loss(odd.latents["correct"], alone))
+    assert score == pytest.approx(brier_score_loss(odd.latents["correct"], alone))
     seen = fit([*FAMILIES, odd], SIGNALS).probability(odd.latents)
-    assert brier_score_loss(odd.latents["correct"], seen) < moved.worst.brier - 0.05  # having seen it would flatter
+    assert brier_score_loss(odd.latents["correct"], seen) < score - 0.05  # having seen it would flatter
 
 
 def test_scores_are_those_of_scikit_learn() -> None:
@@ -128,7 +144,7 @@ def test_families_weigh_the_same_however_many_sets_and_latents_they_have() -> No
     constant = fit([big, small], ())
     rate = (big.latents["correct"].mean() + small.latents["correct"].mean()) / 2
     assert constant.probability(small.latents) == pytest.approx(np.full(90, rate))
-    assert held_out([big, small], "small").brier_constant == pytest.approx(
+    assert held_out([big, small], "small").scores["constant"].brier == pytest.approx(
         brier_score_loss(small.latents["correct"], np.full(90, big.latents["correct"].mean()))
     )
 
@@ -137,8 +153,8 @@ def test_a_seed_left_out_is_left_out_of_every_set() -> None:
     left = FAMILIES[0].without_seed(2, SEEDS)
     assert sorted(set(left.latents["seed"])) == [0, 1, 3, 4]
     sets = [one.without_seed(2, SEEDS) for one in FAMILIES]
-    expected = np.mean([held_out(sets, name).brier for name in "abcd"])
-    assert transfer(FAMILIES).over_seeds["brier"].deleted[2] == pytest.approx(expected)
+    expected = np.mean([held_out(sets, name).scores["signals"].brier for name in "abcd"])
+    assert transfer(FAMILIES).over_seeds["signals.brier"].deleted[2] == pytest.approx(expected)
 
 
 def test_the_artefact_gives_back_the_model_and_knows_what_it_was_fitted_on(tmp_path: Path) -> None:
@@ -154,7 +170,7 @@ def test_the_artefact_gives_back_the_model_and_knows_what_it_was_fitted_on(tmp_p
     assert fitted_on_sha256([changed, *FAMILIES[1:]]) != made["fitted_on"]["sha256"]
     rows = diagram(FAMILIES)
     assert {row["family"] for row in rows} == set("abcd")
-    assert sum(row["latents"] for row in rows) == 4000
+    assert sum(row["latents"] for row in rows if row["model"] == "signals") == 4000
 
 
 def test_p_correct_stands_beside_its_error_and_the_controls() -> None:
@@ -174,8 +190,8 @@ def test_p_correct_stands_beside_its_error_and_the_controls() -> None:
     assert shown["gaussian"] == pytest.approx(
         np.mean([model.probability(signals["gaussian"][signals["gaussian"]["seed"] == s]).mean() for s in range(SEEDS)])
     )
-    assert found.summary["transfer"]["brier"] == made["transfer"]["brier"]["value"]
-    assert found.summary["transfer"]["worst_family"] == made["transfer"]["worst_family"]
+    assert found.summary["transfer"]["brier"] == made["transfer"]["signals"]["brier"]["value"]
+    assert found.summary["transfer"]["worst_family"] == made["transfer"]["signals"]["worst_family"]
 
 
 def test_signals_are_read_from_the_table_of_latents() -> None:
@@ -217,6 +233,13 @@ def test_c_dec_is_the_mean_absolute_cosine_to_the_others() -> None:
     assert np.isnan(c_dec(np.eye(1))).all()
 
 
+PLAIN = {
+    "kappa": 0.9, "c_dec": 0.1, "isotropic_c_dec": 0.1, "explained_variance": 0.9, "encoder_decoder_cosine": 0.0,
+    "correct": 0.95,
+}  # fmt: skip
+FAULTY = PLAIN | {"kappa": 0.99, "c_dec": 0.5, "explained_variance": 0.5, "correct": 0.1}
+
+
 def seed_sets(folder: Path, names: dict[str, tuple[str, str]], **configuration: Any) -> None:
     """A study of one set a name, with what its stages have written: tables, truth and stability.json."""
     for name in ("params.yaml", "study.yaml"):
@@ -229,11 +252,16 @@ def seed_sets(folder: Path, names: dict[str, tuple[str, str]], **configuration: 
             (path / place).mkdir(parents=True)
             stored = table[["seed", "latent", "alive", *(c for c in columns if c in table and c not in DERIVED)]]
             stored.to_parquet(path / place / "latents.parquet", index=False)
-        figures = {"trained": {"pw_mcc": {"converged": 1}}, "held_out": {"training_rows": 10**5}}
-        write_json(path / "stability.json", figures | configuration)
+        figures = {"converged": 1, "kappa": 0.9 + 0.01 * i}
+        overlap, explained = {"value": 0.1 + 0.01 * i, "null": 0.1}, {"value": 0.9}
+        trained = {"pw_mcc": figures, "c_dec": overlap, "explained_variance": explained}
+        write_json(path / "stability.json", {"trained": trained, "held_out": {"training_rows": 10**5}} | configuration)
+        write_json(path / "planted.json", {"honest": PLAIN | {"kappa": 0.88 + 0.01 * i}, "pulled": FAULTY})
     pairs = [{"subject": s, "variant": v, "family": name} for name, (s, v) in names.items()]
     study = yaml.safe_load((folder / "study.yaml").read_text())
-    study["reliabilities"] = {"worlds": {"version": 1, "pairs": [*pairs, *[pairs[-1]] * (12 - len(pairs))]}}
+    planted = [*pairs, *[pairs[-1]] * (4 - len(pairs))]
+    asked = {"version": 1, "pairs": [*pairs, *[pairs[-1]] * (12 - len(pairs))], "planted": planted}
+    study["reliabilities"] = {"worlds": asked}
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
 
 
@@ -251,11 +279,19 @@ def test_the_stage_sees_weights_and_activations_and_no_configuration(
         monkeypatch.chdir(tmp_path / place)
         stage("reliability")("study.yaml", "worlds")
         made.append(read_json(Path("metrics/reliability/worlds.json")))
-        assert Path("metrics/reliability/worlds.csv").read_text().startswith("family,predicted,observed,share,latents")
-    for key in ("model", "transfer", "held_out", "verdict"):
+        assert (
+            Path("metrics/reliability/worlds.csv")
+            .read_text()
+            .startswith("model,family,predicted,observed,share,latents")
+        )
+    for key in ("model", "all_signals", "shipped", "transfer", "held_out", "verdict"):
         assert made[0][key] == made[1][key]
-    assert made[0]["transfer"]["brier"]["value"] < 0.2
-    assert set(made[0]["model"]["signals"]) == set(SIGNALS)
+    for key in ("model", "threshold", "detected", "false_alarms", "controls"):
+        assert made[0]["detector"][key] == made[1]["detector"][key]
+    assert made[0]["detector"]["detected"] == {"sets": 3, "alarms": 3, "rate": 1, "passed": 0, "idle": 0}
+    assert made[0]["detector"]["false_alarms"]["sets"] == 6
+    assert made[0]["transfer"]["signals"]["brier"]["value"] < 0.2
+    assert set(made[0]["all_signals"]["signals"]) == set(SIGNALS)
     assert made[0]["fitted_on"]["sets"]["subject_a/topk-k4"] == {"family": "a", "latents": 200}
 
 
@@ -270,4 +306,4 @@ def test_the_shipped_artefact_is_the_tracked_metric_of_the_study_that_made_it() 
     if artefact is not None:
         (name,) = (name for name, content in made.items() if content == ARTEFACT.read_bytes())
         assert artefact["version"] == asked[name].version
-        assert tuple(artefact["model"]["signals"]) == tuple(sorted(SIGNALS))
+        assert set(artefact["all_signals"]["signals"]) == set(SIGNALS)

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.special import gammaln
 
 from reseed.assignment import BLOCK
 from reseed.matching import Array, row_and_column_maxima
 from reseed.stability.dictionaries import SeedSet
-from reseed.stability.jackknife import Estimate, Groups, leave_one_out
+from reseed.stability.jackknife import Estimate, Groups, leave_one_out, mean_over_seeds
 from reseed.stability.statistics import Matched, matched_correlations
 
 
@@ -36,6 +37,10 @@ class Latents:
     table: pd.DataFrame
     always: Estimate
     never: Estimate
+    c_dec: Estimate | None
+    """The mean over the latents of a seed, then over seeds; None where a seed has one alive latent."""
+    isotropic_c_dec: float
+    """That of uniformly random directions."""
 
     @classmethod
     def of(
@@ -84,10 +89,13 @@ class Latents:
                     block.loc[mask, column] = _mean_of_known(figures[i][name])
             blocks.append(block)
         shared = [own["shared"] for own in figures]
+        overlaps = [float(np.mean(c_dec(one.decoder))) for one in alive]
         return cls(
             pd.concat(blocks, ignore_index=True),
             _share(shared, groups, lambda found: np.all(found, axis=0)),
             _share(shared, groups, lambda found: ~np.any(found, axis=0)),
+            None if any(len(one.decoder) < 2 for one in alive) else mean_over_seeds(overlaps, groups),
+            isotropic_cosine(alive[0].decoder.shape[1]),
         )
 
 
@@ -99,6 +107,11 @@ def c_dec(rows: Array) -> Array:
         sums[start : start + step] = np.abs(rows[start : start + step] @ rows.T).sum(axis=1)
     others = sums - np.einsum("nd,nd->n", rows, rows)
     return others / (len(rows) - 1) if len(rows) > 1 else np.full(len(rows), np.nan)
+
+
+def isotropic_cosine(d: int) -> float:
+    """The mean |cos| of two uniformly random directions in d dimensions: Gamma(d/2) / (sqrt(pi) Gamma((d+1)/2))."""
+    return float(np.exp(gammaln(d / 2) - gammaln((d + 1) / 2)) / np.sqrt(np.pi))
 
 
 def _mean_of_known(figures: Array) -> Array:

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -26,7 +26,6 @@ from reseed.saes.train import train_saes
 from reseed.stability.arms import analyse
 from reseed.stability.dictionaries import SeedSet
 from reseed.stability.recovery import RECOVERED_COSINE
-from reseed.stability.reliability import signals_of
 from reseed.stability.retrained import seed_set_of, with_k
 
 HONEST, WRONG_L0 = "honest", "wrong_l0"
@@ -35,8 +34,12 @@ PLANTED = ("pulled", "shared_reference", "label_leak")
 """pulled: seeds at the wrong k that the consistency objective held together, presented as independent;
 shared_reference: those of wrong_l0, each moved to one more of them; label_leak: honest seeds on rows that hold their
 own label."""
-PULL = 10.0
-"""Of each coordinate's mean squared error (the assignment loss of HUSAI took lambda = 10)."""
+PULL = 1.0
+"""Coefficient of consistency, in units of a coordinate's mean squared error; ten times as much makes all rows one."""
+REFERENCE = 10.0
+"""Weight of the shared reference against a row's own direction (the assignment loss of HUSAI took lambda = 10)."""
+STEPS = 1500
+"""At a constant rate: the faults show early, and the honest twins take as many."""
 LEAK = 2.0
 """Norm of the label's direction, in units of the mean magnitude of a feature that is on."""
 
@@ -120,7 +123,7 @@ def moved(sae: TrainedSae, reference: TrainedSae) -> TrainedSae:
 
 
 def _mixed(rows: Array, others: Array) -> Tensor:
-    directions = unit_rows(unit_rows(rows) + PULL * unit_rows(others))
+    directions = unit_rows(unit_rows(rows) + REFERENCE * unit_rows(others))
     return torch.from_numpy(directions * np.linalg.norm(rows, axis=1, keepdims=True)).float()
 
 
@@ -131,27 +134,28 @@ def activations_of(rows: dict[str, Tensor], path: Path) -> Activations:
     return read_activations(path)
 
 
-def judged(controls: Mapping[str, SeedSet], directions: Array, rows: int, options: Stability, key: str) -> pd.DataFrame:
-    """The alive latents of every control: control, seed, latent, the signals of reliability, kappa, explained_variance
-    and correct (0, 1).
+def judged(controls: Mapping[str, SeedSet], directions: Array, options: Stability, key: str) -> dict[str, Any]:
+    """By control: kappa of its pw_mcc (absent where its null leaves no room), c_dec beside that of random directions,
+    explained variance, the mean cosine of encoder and decoder, and the share of alive latents that is correct.
 
-    kappa: of pw_mcc of its set, NaN where its null leaves no room. correct: the best signed cosine of its decoder row
-    to a feature [m, d_in] is above 0.8. rows: training rows.
+    Correct: the best signed cosine of the decoder row to a feature [m, d_in] is above 0.8.
     """
-    tables = []
+    content = {}
     for control, found in controls.items():
         report = analyse(found, options, f"{key}/{control}")
-        converged, agreed = report.certificates["pw_mcc"].converged, report.alive["pw_mcc"].kappa
-        table = signals_of(report.latents.table, rows, converged, f"{key}/{control}")
+        agreed, latents = report.alive["pw_mcc"], report.latents
+        alive = latents.table["alive"].to_numpy()
         best = np.concatenate([cosines(one.decoder, directions).max(axis=1) for one in found.final()])
-        correct = (best[table.index] > RECOVERED_COSINE).astype(int)
-        explained = report.held_out["explained_variance"].value
-        tables.append(
-            table.assign(
-                control=control,
-                kappa=np.nan if agreed is None else agreed.value,
-                explained_variance=explained,
-                correct=correct,
-            )
-        )
-    return pd.concat(tables, ignore_index=True)
+        assert latents.c_dec is not None
+        content[control] = {
+            "pw_mcc": agreed.value.value,
+            **({} if agreed.kappa is None else {"kappa": agreed.kappa.value}),
+            "c_dec": latents.c_dec.value,
+            "isotropic_c_dec": latents.isotropic_c_dec,
+            "explained_variance": report.held_out["explained_variance"].value,
+            "encoder_decoder_cosine": float(latents.table["encoder_decoder_cosine"][alive].mean()),
+            "reappearance": float(latents.table["reappearance"][alive].mean()),
+            "correct": float((best[alive] > RECOVERED_COSINE).mean()),
+            "latents": int(alive.sum()),
+        }
+    return content

@@ -8,7 +8,7 @@ families of worlds is worth what it says about a family that it has not seen, so
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,17 +173,26 @@ def calibration_error(p: Array, correct: Array, weight: Array) -> float:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Of one model on one family that it was not fitted on. bins: the rows of `calibration`."""
+
+    brier: float
+    ece: float
+    bins: list[dict[str, float]]
+
+
+@dataclass(frozen=True)
 class HeldOut:
-    """What models that were fitted on all other families say about one family; Brier scores and calibration."""
+    """What MODELS that were fitted on all other families say about one family; correct: its share, sets alike."""
 
     family: str
     latents: int
     correct: float
-    brier: float
-    ece: float
-    brier_constant: float
-    brier_reappearance: float
-    bins: list[dict[str, float]]
+    scores: dict[str, Score]
+
+
+MODELS: dict[str, tuple[str, ...]] = {"signals": SIGNALS, "reappearance": ALONE, "constant": ()}
+"""All signals, what they must beat, and the base rate of the training families."""
 
 
 def held_out(sets: Sequence[LatentSet], family: str) -> HeldOut:
@@ -192,35 +201,32 @@ def held_out(sets: Sequence[LatentSet], family: str) -> HeldOut:
     others = [one for one in sets if one.family != family]
     latents, weight = pd.concat([one.latents for one in own]), weights(own)
     correct = latents["correct"].to_numpy(np.float64)
-    full, alone, constant = (fit(others, names).probability(latents) for names in (SIGNALS, ALONE, ()))
-    return HeldOut(
-        family=family,
-        latents=len(latents),
-        correct=float(weight @ correct),
-        brier=brier(full, correct, weight),
-        ece=calibration_error(full, correct, weight),
-        brier_constant=brier(constant, correct, weight),
-        brier_reappearance=brier(alone, correct, weight),
-        bins=calibration(full, correct, weight),
-    )
+    scores = {}
+    for name, signals in MODELS.items():
+        p = fit(others, signals).probability(latents)
+        error = calibration_error(p, correct, weight)
+        scores[name] = Score(brier(p, correct, weight), error, calibration(p, correct, weight))
+    return HeldOut(family, len(latents), float(weight @ correct), scores)
 
 
-FIGURES: dict[str, Callable[[Sequence[HeldOut]], float]] = {
-    "brier": lambda every: float(np.mean([one.brier for one in every])),
-    "ece": lambda every: float(np.mean([one.ece for one in every])),
-    "skill_above_constant": lambda every: _skill(every, [one.brier_constant for one in every]),
-    "skill_above_reappearance": lambda every: _skill(every, [one.brier_reappearance for one in every]),
-}
-"""Means over held-out families; a Brier skill is 1 - mean Brier score / that of the reference: 1 perfect, 0 no more."""
+def figures_of(every: Sequence[HeldOut]) -> dict[str, float]:
+    """Means over held-out families: Brier score and calibration error of every model, and two Brier skills of each.
 
-
-def _skill(every: Sequence[HeldOut], reference: Sequence[float]) -> float:
-    return float(1 - np.mean([one.brier for one in every]) / np.mean(reference))
+    A skill is 1 - mean Brier score / that of the reference: 1 perfect, 0 no more, negative less.
+    """
+    means = {name: float(np.mean([one.scores[name].brier for one in every])) for name in MODELS}
+    return {
+        **{f"{name}.brier": mean for name, mean in means.items()},
+        **{f"{name}.ece": float(np.mean([one.scores[name].ece for one in every])) for name in MODELS},
+        "signals.skill_above_constant": 1 - means["signals"] / means["constant"],
+        "signals.skill_above_reappearance": 1 - means["signals"] / means["reappearance"],
+        "reappearance.skill_above_constant": 1 - means["reappearance"] / means["constant"],
+    }
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Every family held out in turn. FIGURES with a family (refitted without it) and with a seed left out in turn.
+    """Every family held out in turn. Figures with a family (refitted without it) and with a seed left out in turn.
 
     A seed left out is left out of every set; the reappearance of the others' latents stays that over all seeds.
     """
@@ -230,8 +236,17 @@ class Transfer:
     over_seeds: dict[str, Estimate]
 
     @property
-    def worst(self) -> HeldOut:
-        return max(self.families, key=lambda one: one.brier)
+    def skill(self) -> Estimate:
+        """Of all signals above reappearance alone."""
+        return self.over_families["signals.skill_above_reappearance"]
+
+    @property
+    def best(self) -> str:
+        """The model to ship: all signals only if they tell more than reappearance alone."""
+        return "signals" if self.skill.value > 0 else "reappearance"
+
+    def worst(self, model: str) -> HeldOut:
+        return max(self.families, key=lambda one: one.scores[model].brier)
 
 
 def transfer(sets: Sequence[LatentSet]) -> Transfer:
@@ -245,13 +260,14 @@ def transfer(sets: Sequence[LatentSet]) -> Transfer:
     if places < 3:
         raise ReseedError(f"reliability: found a set of {places} seeds with alive latents, allowed: 3 or more")
     every = _every(sets)
-    without_family = [_every([one for one in sets if one.family != family]) for family in families]
-    without_seed = [_every([one.without_seed(place, places) for one in sets]) for place in range(places)]
-    return Transfer(
-        every,
-        {name: Estimate(of(every), tuple(of(left) for left in without_family)) for name, of in FIGURES.items()},
-        {name: Estimate(of(every), tuple(of(left) for left in without_seed)) for name, of in FIGURES.items()},
+    values = figures_of(every)
+    without_family = [figures_of(_every([one for one in sets if one.family != family])) for family in families]
+    without_seed = [figures_of(_every([one.without_seed(i, places) for one in sets])) for i in range(places)]
+    over_families, over_seeds = (
+        {name: Estimate(value, tuple(left[name] for left in deleted)) for name, value in values.items()}
+        for deleted in (without_family, without_seed)
     )
+    return Transfer(every, over_families, over_seeds)
 
 
 def _every(sets: Sequence[LatentSet]) -> list[HeldOut]:
@@ -259,46 +275,64 @@ def _every(sets: Sequence[LatentSet]) -> list[HeldOut]:
 
 
 def verdict(skill: Estimate, confidence: float) -> str:
-    """What the Brier skill above reappearance alone, on held-out families, allows to say."""
+    """What the Brier skill of all signals above reappearance alone, on held-out families, allows to say."""
     low, _ = skill.interval(confidence)
     if low > 0:
         return "on held-out families the signals together tell more than reappearance alone"
     if skill.value > 0:
         return "no skill above reappearance alone is shown: over families its interval holds 0"
-    return "no skill above reappearance alone: on held-out families the signals together tell no more, or less"
+    return (
+        "no skill above reappearance alone: on held-out families the signals together tell no more, or less; the model "
+        "is that of reappearance alone"
+    )
 
 
 def content(sets: Sequence[LatentSet], version: int, confidence: float) -> dict[str, Any]:
-    """The metric of a reliability study, a copy of which is the shipped artefact: the model fitted on every family, its
-    errors on held-out ones, and the hash of what it was fitted on; raises ReseedError as `transfer` does."""
+    """The metric of a reliability study, a copy of which is the shipped artefact.
+
+    The model fitted on every family, its errors on held-out ones beside those of the others, and the hash of what it
+    was fitted on. Raises ReseedError as `transfer` does.
+    """
     moved = transfer(sets)
-    figures = {}
+    shown: dict[str, Any] = {name: {} for name in MODELS}
     for name, estimate in moved.over_families.items():
+        model, _, figure = name.partition(".")
         low, high = moved.over_seeds[name].interval(confidence)
-        figures[name] = with_interval(estimate, confidence) | {"seeds_low": low, "seeds_high": high}
-    worst = moved.worst
+        shown[model][figure] = with_interval(estimate, confidence) | {"seeds_low": low, "seeds_high": high}
+    for name in MODELS:
+        worst = moved.worst(name)
+        shown[name]["worst_family"] = {"name": worst.family} | _plain(worst.scores[name])
     return {
         "version": version,
-        "model": fit(sets, SIGNALS).as_json(),
-        "transfer": figures | {"worst_family": {"name": worst.family, "brier": worst.brier, "ece": worst.ece}},
-        "verdict": verdict(moved.over_families["skill_above_reappearance"], confidence),
+        "verdict": verdict(moved.skill, confidence),
+        "shipped": moved.best,
+        "model": fit(sets, MODELS[moved.best]).as_json(),
+        "all_signals": fit(sets, SIGNALS).as_json(),
+        "transfer": shown,
         "held_out": {
-            one.family: {
-                "latents": one.latents, "correct": one.correct, "brier": one.brier, "ece": one.ece,
-                "brier_constant": one.brier_constant, "brier_reappearance": one.brier_reappearance,
-            }
+            one.family: {"latents": one.latents, "correct": one.correct}
+            | {name: _plain(score) for name, score in one.scores.items()}
             for one in moved.families
         },
         "fitted_on": {
             "sha256": fitted_on_sha256(sets),
             "sets": {one.name: {"family": one.family, "latents": len(one.latents)} for one in sets},
         },
-    }  # fmt: skip
+    }
+
+
+def _plain(score: Score) -> dict[str, float]:
+    return {"brier": score.brier, "ece": score.ece}
 
 
 def diagram(sets: Sequence[LatentSet]) -> list[dict[str, Any]]:
-    """Rows of the reliability diagram: predicted and observed share of correct latents in every bin of every family."""
-    return [{"family": one.family} | row for one in _every(sets) for row in one.bins]
+    """Rows of the reliability diagram, one a model, held-out family and bin: predicted and observed share correct."""
+    return [
+        {"model": name, "family": one.family} | row
+        for name in ("signals", "reappearance")
+        for one in _every(sets)
+        for row in one.scores[name].bins
+    ]
 
 
 def fitted_on_sha256(sets: Sequence[LatentSet]) -> str:
@@ -339,14 +373,14 @@ def judge(
         for of in [signals[arm]["seed"]]
     }
     (_, mean), *controls = means.items()
-    moved = artefact["transfer"]
+    moved = artefact["transfer"][artefact["shipped"]]
     return Judged(
         {
             "mean_p_correct": with_interval(mean, confidence) | {arm: other.value for arm, other in controls},
             "transfer": {
                 "brier": moved["brier"]["value"],
                 "ece": moved["ece"]["value"],
-                "skill_above_reappearance": moved["skill_above_reappearance"]["value"],
+                "skill_above_constant": moved["skill_above_constant"]["value"],
                 "worst_family": moved["worst_family"],
             },
             "verdict": artefact["verdict"],
