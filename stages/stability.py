@@ -52,10 +52,10 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
             check_recorded(path, chosen, train.seeds, activations)
             activity = held_out_activity(path, chosen, training, train, activations)
             arms[arm] = analyse(sets[arm], options, key, activity)
-            # a transcoder has no cosine of encoder and decoder, and so no P(correct)
-            if artefact and "encoder_decoder_cosine" in arms[arm].latents.table:
-                converged, rows = arms[arm].certificates["pw_mcc"].converged, len(activations.rows("train"))
-                signals[arm] = signals_of(arms[arm].latents.table, rows, converged, key)
+            # a transcoder has no cosine of encoder and decoder, a single latent no others: then no P(correct)
+            latents, certificate = arms[arm].latents, arms[arm].certificates["pw_mcc"]
+            if artefact and latents.c_dec is not None and "encoder_decoder_cosine" in latents.table:
+                signals[arm] = signals_of(latents.table, len(activations.rows("train")), certificate.converged, key)
             if truth is not None and arm == TRAINED:
                 codes = truth.codes[held_out_places(len(truth.codes))].numpy()
                 recovered = recover(sets[arm], truth.directions.double().numpy(), options, key, activity, codes)
@@ -75,14 +75,15 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
         for arm in names[1:]
     }
     tables = {arm: report.latents.table.assign(arm=arm) for arm, report in arms.items()}
-    if artefact and signals:
+    if artefact and TRAINED in signals:
         judged = judge(artefact, signals, sets[TRAINED].groups, options.confidence)
         standing["reliability"] = judged.summary
-        tables = {arm: table.assign(p_correct=judged.probabilities[arm]) for arm, table in tables.items()}
+        tables |= {arm: tables[arm].assign(p_correct=p) for arm, p in judged.probabilities.items()}
     out = metrics_dir(subject, variant)
     content = summary(variant, chosen, arms, dimensions, options, len(train.seeds), differences, recovered)
-    if artefact and signals and (found := figures_of_summary(content, LatentSet("", variant, signals[TRAINED]))):
-        standing["reliability"]["stable_and_wrong"] = judge_set(artefact["detector"], found)
+    if artefact and TRAINED in signals:
+        seed_set = figures_of_summary(content, LatentSet("", variant, signals[TRAINED]))
+        standing["reliability"] |= {"stable_and_wrong": judge_set(artefact["detector"], seed_set)} if seed_set else {}
     write_json(out / "stability.json", content | standing)
     write_csv(out / "training.csv", curves)
     write_csv(out / "steps.csv", [{"arm": arm} | row for arm, report in arms.items() for row in report.steps])
