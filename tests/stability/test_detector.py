@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,11 @@ from tests.conftest import train_of, variant_of
 from tests.stability.builders import stability_options
 
 
-def found(family: str, control: str, overlap: float, correct: float, i: int = 0, kappa: float = 0.9) -> SetFigures:
-    signals = set_signals(kappa, overlap, 0.9 - 0.01 * i, 0.9 + 0.01 * i)
-    return SetFigures(family, f"{family}/{control}/{i}", control, signals, correct)
+def found(
+    family: str, control: str, overlap: float, correct: float, i: int = 0, kappa: float | None = 0.9
+) -> SetFigures:
+    signals = set_signals(0.95, overlap, 0.9 - 0.01 * i, 0.9 + 0.01 * i)
+    return SetFigures(family, f"{family}/{control}/{i}", control, signals, correct, 0.9)
 
 
 def world_of(family: str, overlap: float, n: int = 4) -> list[SetFigures]:
@@ -65,6 +68,8 @@ def test_what_differs_is_detected_in_a_family_that_was_never_seen_and_what_does_
     assert unseen["detected"] == {"sets": 12, "alarms": 0, "rate": 0, "passed": 12, "idle": 0}
     unstable = detection([one for family in "abc" for one in world_of(family, 1.0)], 0.95)
     assert unstable["detected"]["passed"] == 0
+    roomless = [replace(one, kappa=None) for family in "abc" for one in world_of(family, 1.0)]
+    assert detection(roomless, 0.8)["detected"] == unstable["detected"]
 
 
 def test_a_family_whose_honest_sets_look_planted_gives_false_alarms_and_they_are_counted() -> None:
@@ -106,20 +111,24 @@ def test_the_shipped_detector_judges_as_the_fitted_one_and_shows_its_rates() -> 
     assert judge_set(made, sets[0])["p_honest"] == pytest.approx(expit(model["intercept"] + z))
 
 
-def test_figures_are_read_from_summaries_and_a_set_without_kappa_is_left_out() -> None:
+def test_figures_are_read_from_summaries() -> None:
     table = pd.DataFrame({"encoder_decoder_cosine": [0.5, 0.7], "correct": [1, 0]})
-    trained: dict[str, Any] = {"pw_mcc": {"kappa": 0.6}, "c_dec": {"value": 0.2, "null": 0.1}}
+    trained: dict[str, Any] = {"pw_mcc": {"value": 0.6, "kappa": 0.5}, "c_dec": {"value": 0.2, "null": 0.1}}
     trained |= {"explained_variance": {"value": 0.8}}
     one = figures_of_summary({"trained": trained}, LatentSet("f", "n", table))
     assert one is not None
     assert [one.signals[name] for name in SET_SIGNALS] == pytest.approx([0.6, np.log(2), 0.2, 0.6])
-    assert (one.control, one.correct) == (HONEST, 0.5)
-    assert figures_of_summary({"trained": trained | {"pw_mcc": {}}}, LatentSet("f", "n", table)) is None
+    assert (one.control, one.correct, one.kappa) == (HONEST, 0.5, 0.5)
+    trained["pw_mcc"].pop("kappa")
+    without = figures_of_summary({"trained": trained}, LatentSet("f", "n", table))
+    assert without == replace(one, kappa=None)
+    del trained["c_dec"]
+    assert figures_of_summary({"trained": trained}, LatentSet("f", "n", table)) is None
     planted = {
-        "kappa": 0.6, "c_dec": 0.2, "isotropic_c_dec": 0.1, "explained_variance": 0.8, "encoder_decoder_cosine": 0.6,
+        "pw_mcc": 0.6, "c_dec": 0.2, "isotropic_c_dec": 0.1, "explained_variance": 0.8, "encoder_decoder_cosine": 0.6,
         "correct": 0.1,
     }  # fmt: skip
-    (read,) = figures_of_planted({"pulled": planted, "honest": {"correct": 1.0}}, "f", "s/v")
+    (read,) = figures_of_planted({"pulled": planted}, "f", "s/v")
     assert read.signals == pytest.approx(one.signals)
     assert (read.name, read.planted, read.honest) == ("s/v/pulled", True, False)
     with pytest.raises(ReseedError, match=r"found planted sets of the families \['f'\], allowed: 2 families or more"):
@@ -163,7 +172,6 @@ def test_every_control_is_what_it_is_said_to_be(world: World, tmp_path: Path) ->
         assert content[control]["pw_mcc"] > max(agreed, content[WRONG_L0]["pw_mcc"] + 0.1)
         assert content[control]["correct"] < 0.6
         assert content[control]["c_dec"] > 2 * content[HONEST]["c_dec"]
-        assert "kappa" in content[control]
     assert content["label_leak"]["correct"] < 0.5
     assert content["label_leak"]["pw_mcc"] > 0.7
 

@@ -234,10 +234,10 @@ def test_c_dec_is_the_mean_absolute_cosine_to_the_others() -> None:
 
 
 PLAIN = {
-    "kappa": 0.9, "c_dec": 0.1, "isotropic_c_dec": 0.1, "explained_variance": 0.9, "encoder_decoder_cosine": 0.0,
-    "correct": 0.95,
+    "pw_mcc": 0.9, "kappa": 0.9, "c_dec": 0.1, "isotropic_c_dec": 0.1, "explained_variance": 0.9,
+    "encoder_decoder_cosine": 0.0, "correct": 0.95,
 }  # fmt: skip
-FAULTY = PLAIN | {"kappa": 0.99, "c_dec": 0.5, "explained_variance": 0.5, "correct": 0.1}
+FAULTY = PLAIN | {"pw_mcc": 0.99, "c_dec": 0.5, "explained_variance": 0.5, "correct": 0.1}
 
 
 def seed_sets(folder: Path, names: dict[str, tuple[str, str]], **configuration: Any) -> None:
@@ -252,11 +252,11 @@ def seed_sets(folder: Path, names: dict[str, tuple[str, str]], **configuration: 
             (path / place).mkdir(parents=True)
             stored = table[["seed", "latent", "alive", *(c for c in columns if c in table and c not in DERIVED)]]
             stored.to_parquet(path / place / "latents.parquet", index=False)
-        figures = {"converged": 1, "kappa": 0.9 + 0.01 * i}
+        figures = {"converged": 1, "value": 0.9 + 0.01 * i, "kappa": 0.9}
         overlap, explained = {"value": 0.1 + 0.01 * i, "null": 0.1}, {"value": 0.9}
         trained = {"pw_mcc": figures, "c_dec": overlap, "explained_variance": explained}
         write_json(path / "stability.json", {"trained": trained, "held_out": {"training_rows": 10**5}} | configuration)
-        write_json(path / "planted.json", {"honest": PLAIN | {"kappa": 0.88 + 0.01 * i}, "pulled": FAULTY})
+        write_json(path / "planted.json", {"honest": PLAIN | {"pw_mcc": 0.88 + 0.01 * i}, "pulled": FAULTY})
     pairs = [{"subject": s, "variant": v, "family": name} for name, (s, v) in names.items()]
     study = yaml.safe_load((folder / "study.yaml").read_text())
     planted = [*pairs, *[pairs[-1]] * (4 - len(pairs))]

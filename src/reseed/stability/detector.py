@@ -1,6 +1,6 @@
 """Stable and wrong, told without the truth: seed sets that were planted to agree for no good reason, and honest ones.
 
-The score is of what every seed set has: agreement above its null, how far its decoder rows overlap beyond random
+The score is of what every seed set has: agreement, how far its decoder rows overlap beyond random
 directions (Chanin and Garriga-Alonso 2025, arXiv 2508.16560), what it leaves unexplained, how encoder and decoder
 align.
 """
@@ -19,8 +19,9 @@ from reseed.params import TRAINED
 from reseed.stability.planted import HONEST, PLANTED
 from reseed.stability.reliability import LatentSet, Logistic, fit
 
-SET_SIGNALS = ("kappa", "overlap", "unexplained", "encoder_decoder_cosine")
-"""kappa of pw_mcc; log of c_dec over that of random directions; 1 - held-out explained variance; mean over latents."""
+SET_SIGNALS = ("pw_mcc", "overlap", "unexplained", "encoder_decoder_cosine")
+"""pw_mcc; log of c_dec over that of random directions; 1 - held-out explained variance; mean over latents. Not the kappa
+of pw_mcc, which a dictionary whose rows all point the same way has not."""
 
 MOSTLY = 0.5
 """Share of correct latents below which a seed set is wrong."""
@@ -35,6 +36,8 @@ class SetFigures:
     control: str
     signals: dict[str, float]
     correct: float
+    kappa: float | None
+    """Of pw_mcc; None where its null leaves no room, and nobody can call the set stable."""
 
     @property
     def planted(self) -> bool:
@@ -48,45 +51,45 @@ class SetFigures:
 
 
 def figures_of_summary(stability: Mapping[str, Any], latents: LatentSet) -> SetFigures | None:
-    """The figures of an honest seed set from its stability.json and latents; None where it has no kappa or c_dec."""
+    """The figures of an honest seed set from its stability.json and latents; None where a seed has one alive latent."""
     trained = stability[TRAINED]
-    if "kappa" not in trained["pw_mcc"] or "c_dec" not in trained:
+    if "c_dec" not in trained:
         return None
     signals = set_signals(
-        trained["pw_mcc"]["kappa"],
+        trained["pw_mcc"]["value"],
         trained["c_dec"]["value"] / trained["c_dec"]["null"],
         trained["explained_variance"]["value"],
         float(latents.latents["encoder_decoder_cosine"].mean()),
     )
     correct = float(latents.latents["correct"].mean()) if "correct" in latents.latents else float("nan")
-    return SetFigures(latents.family, latents.name, HONEST, signals, correct)
+    return SetFigures(latents.family, latents.name, HONEST, signals, correct, trained["pw_mcc"].get("kappa"))
 
 
 def figures_of_planted(planted: Mapping[str, Any], family: str, name: str) -> list[SetFigures]:
-    """Those of the controls of one planted.json; a control without a kappa is left out."""
+    """Those of the controls of one planted.json."""
     return [
         SetFigures(
             family,
             f"{name}/{control}",
             control,
             set_signals(
-                one["kappa"],
+                one["pw_mcc"],
                 one["c_dec"] / one["isotropic_c_dec"],
                 one["explained_variance"],
                 one["encoder_decoder_cosine"],
             ),
             one["correct"],
+            one.get("kappa"),
         )
         for control, one in planted.items()
-        if "kappa" in one
     ]
 
 
 def set_signals(
-    kappa: float, overlap: float, explained_variance: float, encoder_decoder_cosine: float
+    pw_mcc: float, overlap: float, explained_variance: float, encoder_decoder_cosine: float
 ) -> dict[str, float]:
-    """SET_SIGNALS from kappa, c_dec over that of random directions, and means over latents."""
-    values = (kappa, float(np.log(max(overlap, 1e-3))), 1 - explained_variance, encoder_decoder_cosine)
+    """SET_SIGNALS from pw_mcc, c_dec over that of random directions, and means over latents."""
+    values = (pw_mcc, float(np.log(max(overlap, 1e-3))), 1 - explained_variance, encoder_decoder_cosine)
     return dict(zip(SET_SIGNALS, values, strict=True))
 
 
@@ -131,7 +134,7 @@ def detection(sets: Sequence[SetFigures], stable_kappa: float) -> dict[str, Any]
 
     planted, honest = ([pair for pair in outcomes if getattr(pair[0], kind)] for kind in ("planted", "honest"))
     wrong = [pair for pair in outcomes if pair[0].control not in PLANTED and not pair[0].honest]
-    passed = [one for one, alarm in planted if not alarm and one.signals["kappa"] > stable_kappa]
+    passed = [one for one, alarm in planted if not alarm and (one.kappa or 0) > stable_kappa]
     idle = sum(one.control in PLANTED and not one.planted for one in sets)
     final = Detector.fit(sets)
     return {
