@@ -45,9 +45,7 @@ from tests.conftest import train_of, variant_of
 from tests.stability.builders import stability_options
 
 
-def found(
-    family: str, control: str, overlap: float, correct: float, i: int = 0, kappa: float | None = 0.9
-) -> SetFigures:
+def found(family: str, control: str, overlap: float, correct: float, i: int = 0) -> SetFigures:
     signals = set_signals(0.95, overlap, 0.9 - 0.01 * i, 0.9 + 0.01 * i)
     return SetFigures(family, f"{family}/{control}/{i}", control, signals, correct, 0.9)
 

@@ -20,8 +20,8 @@ from reseed.stability.planted import HONEST, PLANTED
 from reseed.stability.reliability import LatentSet, Logistic, fit
 
 SET_SIGNALS = ("pw_mcc", "overlap", "unexplained", "encoder_decoder_cosine")
-"""pw_mcc; log of c_dec over that of random directions; 1 - held-out explained variance; mean over latents. Not the kappa
-of pw_mcc, which a dictionary whose rows all point the same way has not."""
+"""pw_mcc; log of c_dec over that of random directions; 1 - held-out explained variance; mean over latents. Not the
+kappa of pw_mcc, which a dictionary whose rows all point the same way has not."""
 
 MOSTLY = 0.5
 """Share of correct latents below which a seed set is wrong."""

@@ -83,8 +83,10 @@ class Logistic:
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> Logistic:
         signals = content["signals"]
-        columns = (tuple(float(one[key]) for one in signals.values()) for key in ("mean", "scale", "coefficient"))
-        return cls(tuple(signals), *columns, float(content["intercept"]))
+        mean, scale, coefficients = (
+            tuple(float(one[key]) for one in signals.values()) for key in ("mean", "scale", "coefficient")
+        )
+        return cls(tuple(signals), mean, scale, coefficients, float(content["intercept"]))
 
 
 def signals_of(table: pd.DataFrame, training_rows: int, converged: bool, where: str) -> pd.DataFrame:
@@ -146,8 +148,8 @@ def fit(sets: Sequence[LatentSet], signals: tuple[str, ...]) -> Logistic:
     scale[scale < 1e-9] = 1  # a signal that does not vary here gets a coefficient of zero
     model = LogisticRegression(C=C, tol=1e-8, max_iter=1000)
     model.fit((x - mean) / scale, correct, sample_weight=LATENTS * weight)
-    columns = (tuple(float(v) for v in values) for values in (mean, scale, model.coef_[0]))
-    return Logistic(signals, *columns, float(model.intercept_[0]))
+    means, scales, coefficients = (tuple(float(v) for v in values) for values in (mean, scale, model.coef_[0]))
+    return Logistic(signals, means, scales, coefficients, float(model.intercept_[0]))
 
 
 def brier(p: Array, correct: Array, weight: Array) -> float:
