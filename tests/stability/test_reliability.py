@@ -289,7 +289,8 @@ def test_the_stage_sees_weights_and_activations_and_no_configuration(
     for key in ("model", "threshold", "detected", "false_alarms", "controls"):
         assert made[0]["detector"][key] == made[1]["detector"][key]
     assert made[0]["detector"]["detected"] == {"sets": 3, "alarms": 3, "rate": 1, "passed": 0, "idle": 0}
-    assert made[0]["detector"]["false_alarms"]["sets"] == 6
+    honest = [made[0]["detector"][kind]["sets"] for kind in ("false_alarms", "wrong_without_a_plant")]
+    assert sum(honest) == 6  # three pairs, of which some are mostly wrong by chance, and the three twins
     assert made[0]["transfer"]["signals"]["brier"]["value"] < 0.2
     assert set(made[0]["all_signals"]["signals"]) == set(SIGNALS)
     assert made[0]["fitted_on"]["sets"]["subject_a/topk-k4"] == {"family": "a", "latents": 200}
