@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from reseed import ReseedError
+from reseed.activations.capture import beside_traces, capture_traces
 from reseed.activations.capture import capture as capture_activations
 from reseed.activations.language import capture_language
 from reseed.activations.store import Provenance, write_activations
@@ -18,13 +19,16 @@ from reseed.params import (
     TRAINED,
     LanguageSubject,
     is_language,
+    is_traced,
     load_language,
     load_params,
     load_subject,
+    load_traced,
 )
 from reseed.stage import device, run_stage
 from reseed.text.sequences import check_same_tokenizer, read_sequences
 from reseed.text.tokens import read_tokens
+from reseed.text.traces import read_traces
 
 MADE_BY = {
     TRAINED: "forward pass of the trained model",
@@ -34,6 +38,8 @@ MADE_BY = {
 
 
 def capture(subject: str, arm: str) -> dict[str, Any]:
+    if is_traced(subject):
+        return _of_traces(subject, arm)
     return _of_language(subject, arm) if is_language(subject) else _of_addition(subject, arm)
 
 
@@ -86,6 +92,30 @@ def _text(subject: str, config: LanguageSubject) -> str:
 def _check_arm(subject: str, arm: str, arms: tuple[str, ...]) -> None:
     if arm not in arms:
         raise ReseedError(f"subjects/{subject}.yaml: capture.arms: found no {arm!r}; known: {arms}")
+
+
+def _of_traces(subject: str, arm: str) -> dict[str, Any]:
+    config = load_traced(subject)
+    where = config.capture
+    _check_arm(subject, arm, where.arms)
+    traces = read_traces(tokens_dir(subject))
+    if arm == RANDOM_MODEL:
+        transformer = build_transformer(config.model, len(traces.vocabulary), traces.n_ctx, subject)
+    else:
+        transformer = load_transformer(config.model, lm_dir(subject), subject)
+    splits = capture_traces(transformer, traces, where.hook_name, device(load_params().compute))
+    provenance = Provenance(
+        subject=subject,
+        arm=arm,
+        hook_name=where.hook_name,
+        positions=("predicted",),
+        generator=MADE_BY[arm],
+        model_sha256=weights_sha256(transformer),
+        tokens_sha256=sha256(tokens_dir(subject) / "index.json"),
+    )
+    with writing(activations_dir(subject, arm)) as path:
+        write_activations(splits, provenance, where.dtype, path, beside_traces(traces, where.labels))
+    return {"capture": where}
 
 
 def _of_addition(subject: str, arm: str) -> dict[str, Any]:

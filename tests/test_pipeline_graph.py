@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("subjects", "text", "models", "activations", "saes", "stability", "replication", "benchmarks", "claims")
+ROOMS = (
+    *("subjects", "text", "models", "activations", "saes", "stability", "truth", "interventions"),
+    *("replication", "benchmarks", "claims"),
+)
 GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "secrets", "stage")
 ON_TOP = ("cli", "reports", "review", "sweeps")
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -18,6 +18,8 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 T = TypeVar("T")
 
 SPLITS = ("train", "validation", "test")
+MODEL_SPLIT = "model"
+"""Of a world with traces: the sequences that its transformer learns from, which no SAE sees."""
 TRAINED = "trained"
 RANDOM_MODEL = "random_model"
 OOD = "ood"
@@ -37,6 +39,8 @@ class Strict(BaseModel):
 
 S = TypeVar("S", bound=Strict)
 
+WORLDS = ("superposition", "published")
+"""What the key `generator` of a world's data may say."""
 KINDS = ("bpe", "pinned", "folder", "pretrained_here", "registered")
 """What the key `kind` of a tokenizer or a language model may say."""
 
@@ -421,6 +425,71 @@ class CeBench(Strict):
     control_seeds: Count
 
 
+class TruthRows(Strict):
+    """At most so many rows, of whole sequences, on which detectors of states are chosen, and scored."""
+
+    train: Count
+    test: Count
+
+
+class Truth(Strict):
+    """Scores of SAEs against known states, planes or directions."""
+
+    rows: TruthRows
+    permutations: Annotated[int, Field(ge=19)]
+    """Of the states over the sequences (19 give a latent a p of 0.05)."""
+    min_fourier_r2: Fraction
+    """Of the held-out activations of a model of modular addition that planes explain: below, it has no such truth."""
+
+
+class DasOptions(Strict):
+    """Distributed alignment search: subspaces trained on interchange interventions."""
+
+    dims: Annotated[tuple[Count, ...], Field(min_length=1)]
+    """Dimensions of the subspaces; that of the first is compared as a direction, so it is 1."""
+    rows: Annotated[int, Field(ge=16)]
+    steps: Count
+    lr: Positive
+
+    @model_validator(mode="after")
+    def _a_direction_first(self) -> Self:
+        if self.dims[0] != 1:
+            raise ValueError("dims that begin with 1")
+        return self
+
+
+class Causal(Strict):
+    """Edits of latents whose effect is read behind them, on subjects whose states are known."""
+
+    concepts: Count
+    """At most so many values of state variables, the variables in turns."""
+    frequencies: Count
+    """Of addition modulo p: how many of the model's key frequencies, strongest first, give concepts of their phase."""
+    min_prevalence: Fraction
+    """A value must be on, and off, in this share of the training rows."""
+    rows: Annotated[int, Field(ge=16)]
+    """Test rows that a concept is edited on, half of them on where there are as many."""
+    probe_rows: Count
+    """Training rows that latents are chosen and read-outs fitted on, and at most so many test rows to check those."""
+    doses: Annotated[tuple[Positive, ...], Field(min_length=2)]
+    """Of both signs, in standard deviations of the latent's activation."""
+    matched_dose: Positive
+    """The dose at which a control is scaled to the latent's KL divergence."""
+    draws: Count
+    """Of every control that is drawn at random."""
+    min_auc: Fraction
+    """A read-out must tell the state of unedited test rows at least so well to judge an edit."""
+    off_target_correlation: Fraction
+    """Concepts whose labels correlate less than this with the target's are off target."""
+    das: DasOptions
+
+    @model_validator(mode="after")
+    def _doses_increase(self) -> Self:
+        if list(self.doses) != sorted(set(self.doses)) or self.matched_dose not in self.doses:
+            raise ValueError("increasing doses, the matched_dose among them")
+        return self
+
+
 class Params(Strict):
     compute: Compute
     budget: Budget = Budget()
@@ -432,6 +501,8 @@ class Params(Strict):
     sae_probes: SaeProbes
     evals: Evals
     ce_bench: CeBench
+    truth: Truth
+    causal: Causal
 
     def seeds(self, variant: BaseVariant) -> tuple[int, ...]:
         """The seeds that a variant is trained with."""
@@ -440,6 +511,20 @@ class Params(Strict):
     def variant(self, name: str) -> Variant:
         """The variant called `name`; raises ReseedError if params.yaml has none."""
         return lookup(self.variants, name, "params.yaml: variants")
+
+
+Rule = Literal[
+    "accuracy", "correct", "coverage", "enrichment", "fidelity", "fourier_r2", "gt_mcc", "monosemanticity", "planes",
+    "purity", "recall",
+]  # fmt: skip
+"""A figure of truth.json that a rule may bound from below."""
+
+
+class Phase(Strict):
+    """What a subject is for, and what its SAEs must reach, committed before the run."""
+
+    question: Annotated[str, Field(min_length=1)]
+    rules: dict[Rule, Annotated[float, Field(gt=0, le=1)]]
 
 
 class ModularAddition(Strict):
@@ -487,7 +572,8 @@ class Superposition(Strict):
     """Consecutive features of equal number; those of two groups are on independently."""
     magnitude_mean: Annotated[float, Field(ge=0)] = 1.0
     magnitude_std: Annotated[float, Field(ge=0)] = 0.0
-    """A feature that is on has the magnitude |N(mean, std)|: 0 and 1 give a half-normal one."""
+    magnitudes: Literal["folded_normal", "log_normal"] = "folded_normal"
+    """A feature that is on has the magnitude |N(mean, std)|, 0 and 1 giving a half-normal one, or exp(N(mean, std))."""
     noise_std: Annotated[float, Field(ge=0)] = 0.0
     """Of the normal noise on every dimension of a row."""
     rows: Rows
@@ -501,9 +587,93 @@ class Superposition(Strict):
             raise ValueError("exactly with a whole l0 and no correlation")
         if self.n_features % self.groups:
             raise ValueError(f"a number of groups that divides n_features ({self.n_features})")
-        if self.magnitude_mean == self.magnitude_std == 0:
+        if self.magnitude_mean == self.magnitude_std == 0 and self.magnitudes == "folded_normal":
             raise ValueError("a magnitude_mean or a magnitude_std above 0")
         return self
+
+
+class Sequences(Strict):
+    """How many sequences each split of a world has, disjoint by instance (a graph, a layout of walls, …)."""
+
+    model: Count
+    """What the transformer learns from; SAEs are trained and judged on sequences that it never saw."""
+    train: Count
+    validation: Count
+    test: Count
+
+
+class TraceDataBase(Strict):
+    sequences: Sequences
+    seed: int
+
+
+class StackMachine(TraceDataBase):
+    """Instructions of a stack machine, each followed by what is then on top (`reseed.subjects.stack`)."""
+
+    generator: Literal["stack"]
+    modulus: Annotated[int, Field(ge=2)]
+    """Values are 0 to modulus - 1; `add` is modulo it."""
+    max_depth: Annotated[int, Field(ge=2)]
+    instructions: Count
+
+
+class GraphTraversal(TraceDataBase):
+    """Breadth-first and depth-first traversals of random connected graphs (`reseed.subjects.graph`)."""
+
+    generator: Literal["graph"]
+    nodes: Annotated[int, Field(ge=3)]
+    edges: Count
+
+    @model_validator(mode="after")
+    def _connected(self) -> Self:
+        most = self.nodes * (self.nodes - 1) // 2
+        if not self.nodes - 1 <= self.edges <= most:
+            raise ValueError(f"{self.nodes - 1} to {most} edges, with which {self.nodes} nodes can be connected")
+        return self
+
+
+class GridWalk(TraceDataBase):
+    """A walker on a square grid with walls (`reseed.subjects.walker`)."""
+
+    generator: Literal["walker"]
+    size: Annotated[int, Field(ge=2)]
+    walls: Annotated[int, Field(ge=0)]
+    moves: Count
+
+    @model_validator(mode="after")
+    def _leaves_room(self) -> Self:
+        if self.walls >= self.size**2:
+            raise ValueError(f"fewer walls than the {self.size**2} cells")
+        return self
+
+
+class LogicPuzzle(TraceDataBase):
+    """4x4 sudoku puzzles that naked singles solve (`reseed.subjects.logic`)."""
+
+    generator: Literal["logic"]
+    blanks: Annotated[int, Field(ge=1, le=12)]
+
+
+TraceData = Annotated[StackMachine | GraphTraversal | GridWalk | LogicPuzzle, Field(discriminator="generator")]
+TRACED = ("stack", "graph", "walker", "logic")
+"""The generators of worlds whose exact state is known at every step."""
+
+
+class States(Strict):
+    """Rows that are the exact states of a world themselves, without a transformer."""
+
+    generator: Literal["states"]
+    world: TraceData
+
+
+class PublishedWorld(Strict):
+    """Rows of a `sae_lens.synthetic` model that a hub keeps, features and all."""
+
+    generator: Literal["published"]
+    hub_id: str
+    revision: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    rows: Rows
+    seed: int
 
 
 class ModelTraining(Strict):
@@ -549,6 +719,16 @@ class Capture(Strict):
     positions: Annotated[tuple[str, ...], Field(min_length=1)]
     dtype: Literal["float32", "bfloat16", "float16"]
     arms: tuple[ModelArm, ...]
+
+
+class TraceCapture(Strict):
+    """What is read of a world's transformer, at every position whose next token it predicts."""
+
+    hook_name: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    arms: tuple[ModelArm, ...]
+    labels: str
+    """The variable whose value is the label of a row, for the probe-guided objective."""
 
 
 class SaeTraining(Strict):
@@ -622,6 +802,25 @@ class Subject(Strict):
     model: Model
     capture: Capture
     sae: SaeTraining
+    phase: Phase | None = None
+
+
+class TracedSubject(Strict):
+    """A world whose exact state is known at every step, and a transformer trained here that reads its traces."""
+
+    data: TraceData
+    model: Model
+    capture: TraceCapture
+    sae: SaeTraining
+    phase: Phase | None = None
+
+
+class StatesSubject(Strict):
+    """A subject without a model: its rows are the exact states of a world."""
+
+    data: States
+    sae: SaeTraining
+    phase: Phase | None = None
 
 
 class Bpe(Strict):
@@ -779,8 +978,20 @@ class LanguageSubject(Strict):
 class World(Strict):
     """A subject without a model: its rows come from a generator that knows their features."""
 
-    data: Superposition
+    data: Annotated[Superposition | PublishedWorld, Field(discriminator="generator")]
     sae: SaeTraining
+    phase: Phase | None = None
+
+
+TrainedOn = Subject | LanguageSubject | World | TracedSubject | StatesSubject
+"""What SAEs are trained on."""
+WITH_SAES: dict[str, type[TrainedOn]] = {
+    **dict.fromkeys(WORLDS, World),
+    "corpus": LanguageSubject,
+    "states": StatesSubject,
+    **dict.fromkeys(TRACED, TracedSubject),
+}
+"""The type of a subject file by its data.generator; any other is a `Subject`."""
 
 
 class LeakyAddition(Strict):
@@ -888,6 +1099,35 @@ class OfSubject(Strict):
     variant: str
 
 
+class Scored(Strict):
+    """SAEs judged by what is known to be true of their subject, beside those of a control arm."""
+
+    subject: str
+    variant: str
+    control: Arm
+    reads: tuple[str, str]
+    """Where else the truth stands: the tokens with their states and the trained model; for a subject that has only
+    one of these, or neither, the activations in their place, because DVC wants a fixed number."""
+class OfFamily(OfSubject):
+    family: str | None = None
+    """The kind of world, which is held out as a whole; None: the subject is a family of its own."""
+
+
+class Reliability(Strict):
+    """Seed sets whose truth is known, to fit P(correct); DVC wants a fixed number, so the last is repeated."""
+
+    version: Count
+    """Of the model that is fitted on them."""
+    pairs: Annotated[tuple[OfFamily, ...], Field(min_length=12, max_length=12)]
+    planted: Annotated[tuple[OfFamily, ...], Field(min_length=4, max_length=4)]
+    """Worlds with planted controls, of which the detector of what is stable and wrong is fitted."""
+
+    @property
+    def sets(self) -> list[OfFamily]:
+        """Each once."""
+        return list(dict.fromkeys(self.pairs))
+
+
 class PromptedArm(Strict):
     """An arm of a language subject that reads the prompts of sae-probes."""
 
@@ -917,17 +1157,21 @@ class Study(Strict):
     pairs: dict[str, Pair]
     outside: dict[str, OfSubject]
     covered: dict[str, OfSubject]
+    scored: dict[str, Scored]
     exemplified: dict[str, OfSubject]
     benches: dict[str, OfSubject]
     prompted: dict[str, PromptedArm]
     baselines: dict[str, dict[str, str]]
     probings: dict[str, Probing]
     evaluations: dict[str, Probing]
+    intervened: dict[str, Probing]
     comparisons: dict[str, Comparison]
     factorials: dict[str, Factorial]
     certificates: dict[str, OfSubject]
     calibrations: dict[str, OfSubject]
     replications: dict[str, dict[str, str]]
+    planted: dict[str, OfSubject]
+    reliabilities: dict[str, Reliability]
     bars: dict[str, str]
 
 
@@ -973,6 +1217,26 @@ def load_world(name: str, folder: Path = Path("subjects")) -> World:
     return load(World, _subject_file(name, folder))
 
 
+def load_traced(name: str, folder: Path = Path("subjects")) -> TracedSubject:
+    """Read and check subjects/<name>.yaml of a world with traces; raises ReseedError as `load_subject` does."""
+    return load(TracedSubject, _subject_file(name, folder))
+
+
+def is_traced(name: str, folder: Path = Path("subjects")) -> bool:
+    """Whether subjects/<name>.yaml is of a world with traces, which a transformer reads."""
+    return _generator(_subject_file(name, folder)) in TRACED
+
+
+def load_states(name: str, folder: Path = Path("subjects")) -> StatesSubject:
+    """Read and check subjects/<name>.yaml of the states of a world; raises ReseedError as `load_subject` does."""
+    return load(StatesSubject, _subject_file(name, folder))
+
+
+def is_states(name: str, folder: Path = Path("subjects")) -> bool:
+    """Whether subjects/<name>.yaml is of the exact states of a world, without a model."""
+    return bool(_generator(_subject_file(name, folder)) == "states")
+
+
 def load_quarantined(name: str, folder: Path = Path("subjects")) -> Quarantined:
     """Read and check subjects/<name>.yaml of a quarantined subject; raises ReseedError as `load_subject` does."""
     return load(Quarantined, _subject_file(name, folder))
@@ -981,10 +1245,8 @@ def load_quarantined(name: str, folder: Path = Path("subjects")) -> Quarantined:
 def load_sae_training(name: str, folder: Path = Path("subjects")) -> SaeTraining:
     """What the SAEs of a subject share, whatever the subject is; raises ReseedError for the first fault of its file."""
     path = _subject_file(name, folder)
-    generator = _generator(path)
-    if generator == "superposition":
-        return load(World, path).sae
-    return load(LanguageSubject, path).sae if generator == "corpus" else load(Subject, path).sae
+    kind: type[TrainedOn] = WITH_SAES.get(str(_generator(path)), Subject)
+    return load(kind, path).sae
 
 
 def kind_of(file: str, content: Any) -> type[Strict] | None:
@@ -996,12 +1258,21 @@ def kind_of(file: str, content: Any) -> type[Strict] | None:
         return Study
     if path.parent != Path("subjects"):
         return None
-    kinds: dict[str, type[Strict]] = {
-        "superposition": World,
-        "corpus": LanguageSubject,
-        "modular_addition_with_its_answer": Quarantined,
-    }
+    kinds: dict[str, type[Strict]] = {**WITH_SAES, "modular_addition_with_its_answer": Quarantined}
     return kinds.get(str(_generator_in(content)), Subject)
+
+
+def generator_of(name: str, folder: Path = Path("subjects")) -> str:
+    """What data.generator of subjects/<name>.yaml says; raises ReseedError for an unknown name."""
+    return str(_generator(_subject_file(name, folder)))
+
+
+def load_phase(name: str, folder: Path = Path("subjects")) -> Phase | None:
+    """What subjects/<name>.yaml commits its SAEs to; raises ReseedError for an unknown name or the first fault."""
+    path = _subject_file(name, folder)
+    content = read_yaml(path)
+    phase = content.get("phase") if isinstance(content, dict) else None
+    return None if phase is None else checked(Phase, phase, path)
 
 
 def load_study(path: Path = Path("study.yaml")) -> Study:
@@ -1055,6 +1326,7 @@ def _sentence(path: Path, error: ValidationError) -> str:
     parts = [str(part) for part in first["loc"]]
     tags = [i + 2 for i, part in enumerate(parts[:-2]) if part == "variants"]
     tags += [i + 1 for i, part in enumerate(parts[:-2]) if part in ("tokenizer", "model") and parts[i + 1] in KINDS]
+    tags += [1] if parts[:1] == ["data"] and parts[1:2] and parts[1] in WORLDS else []
     key = ".".join(part for i, part in enumerate(parts) if i not in tags) or "the file"
     found = first["input"]
     if first["type"] == "extra_forbidden":

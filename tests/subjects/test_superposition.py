@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import kstest, lognorm, multivariate_normal, norm
 
 from reseed import ReseedError
 from reseed.activations.store import read_activations, read_truth
@@ -123,6 +125,39 @@ def test_magnitudes_are_folded_normals(mean: float, std: float) -> None:
         first += mean * (1 - 2 * norm.cdf(-mean / std))
     assert sizes.mean().item() == pytest.approx(first, abs=0.01)
     assert sizes.square().mean().item() == pytest.approx(second, abs=0.02)
+
+
+def test_log_normal_magnitudes_have_the_moments_of_scipy() -> None:
+    codes = draw(world(magnitudes="log_normal", magnitude_mean=0.0, magnitude_std=0.25)).codes["train"]
+    sizes = codes[codes > 0].double().numpy()
+    law = lognorm(s=0.25)
+    assert sizes.mean() == pytest.approx(law.mean(), abs=0.005)
+    assert sizes.std() == pytest.approx(law.std(), rel=0.02)
+    assert kstest(sizes[::8], law.cdf).pvalue > 0.01
+    constant = draw(world(magnitudes="log_normal", magnitude_mean=0.0)).codes["train"]
+    assert set(constant.unique().tolist()) == {0.0, 1.0}
+
+
+def test_worlds_of_folded_normal_magnitudes_keep_the_hash_that_they_had() -> None:
+    """As in the metrics of the study `synthetic`, which were made before there was another law."""
+    index = {path: load_world(path, ROOT / "subjects").data for path in ("song", "superposition")}
+    dumped = {path: data.model_dump(mode="json", exclude={"magnitudes"}) for path, data in index.items()}
+    for path, data in index.items():
+        assert parameters_sha256(data) == sha256(json.dumps(dumped[path], sort_keys=True).encode()).hexdigest()
+    changed = index["song"].model_copy(update={"magnitudes": "log_normal"})
+    assert parameters_sha256(changed) != parameters_sha256(index["song"])
+
+
+def test_korznikovs_world_is_that_of_the_paper() -> None:
+    data = load_world("korznikov", ROOT / "subjects").data
+    assert isinstance(data, Superposition)
+    assert (data.n_features, data.d_in, data.l0 / data.n_features) == (3200, 100, 0.00625)
+    assert (data.magnitudes, data.magnitude_mean, data.magnitude_std) == ("log_normal", 0, 0.25)
+    small = data.model_copy(update={"rows": Rows(train=2000, validation=9, test=9)})
+    drawn = draw(small)
+    fires = (drawn.codes["train"] > 0).double().sum(1)
+    assert fires.mean().item() == pytest.approx(20, abs=4 * np.sqrt(20 / 2000))
+    assert drawn.directions.norm(dim=1) == pytest.approx(1, abs=1e-6)
 
 
 def test_the_draw_depends_on_its_parameters_and_on_nothing_else() -> None:

@@ -11,28 +11,31 @@ from transformer_lens import HookedTransformer
 
 from reseed import ReseedError
 from reseed.artifacts import generator
-from reseed.params import ModelTraining
+from reseed.params import MODEL_SPLIT, ModelTraining
 from reseed.stage import progress
 from reseed.text.tokens import Tokens
+from reseed.text.traces import Traces
 
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy (nats) and accuracy at the predicting position over one split."""
+    """Mean cross-entropy (nats) and accuracy at the predicting positions over one split."""
 
     loss: float
     accuracy: float
 
 
 def train_transformer(
-    transformer: HookedTransformer, tokens: Tokens, training: ModelTraining, device: torch.device
+    transformer: HookedTransformer, tokens: Tokens | Traces, training: ModelTraining, device: torch.device
 ) -> list[dict[str, float]]:
-    """Train in place with AdamW on the training split; returns the curve (step, losses, validation accuracy).
+    """Train in place with AdamW on the split `model` of traces, else on the training split; returns the curve (step,
+    losses, validation accuracy).
 
     Stops when the validation loss is below `stop_loss`. Raises ReseedError if `max_steps` pass and the validation
     accuracy is below `min_accuracy`: a model that has not learned the task has no features of the task.
     """
-    inputs, targets = _inputs_and_targets(tokens, "train", device)
+    split = MODEL_SPLIT if isinstance(tokens, Traces) else "train"
+    inputs, targets, predicting = _task(tokens, split, device)
     order = generator("model", training.seed, "order")
     transformer.to(device, print_details=False).train()
     optimizer = torch.optim.AdamW(
@@ -45,7 +48,8 @@ def train_transformer(
     with progress(training.max_steps, "transformer (stops when it generalises)", "step") as bar:
         for step in range(1, training.max_steps + 1):
             rows = torch.randint(len(inputs), (training.batch_size,), generator=order).to(device)
-            loss = cross_entropy(transformer(inputs[rows])[:, -1], targets[rows])
+            logits = transformer(inputs[rows])[:, predicting]
+            loss = cross_entropy(logits.flatten(0, 1), targets[rows].flatten())
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -75,19 +79,26 @@ def train_transformer(
 
 
 @torch.no_grad()
-def evaluate(transformer: HookedTransformer, tokens: Tokens, split: str) -> Score:
-    """Loss and accuracy of the prediction at `tokens.predict` over a split, in batches of 4096."""
+def evaluate(transformer: HookedTransformer, tokens: Tokens | Traces, split: str) -> Score:
+    """Loss and accuracy of all predictions of a split, in batches of 4096 sequences."""
     device = next(transformer.parameters()).device
-    inputs, targets = _inputs_and_targets(tokens, split, device)
+    inputs, targets, predicting = _task(tokens, split, device)
     loss, correct = 0.0, 0
     for x, y in zip(inputs.split(4096), targets.split(4096), strict=True):
-        logits = transformer(x)[:, -1]
-        loss += cross_entropy(logits, y, reduction="sum").item()
-        correct += int((logits.argmax(-1) == y).sum().item())
-    return Score(loss / len(targets), correct / len(targets))
+        logits = transformer(x)[:, predicting].flatten(0, 1)
+        loss += cross_entropy(logits, y.flatten(), reduction="sum").item()
+        correct += int((logits.argmax(-1) == y.flatten()).sum().item())
+    return Score(loss / targets.numel(), correct / targets.numel())
 
 
-def _inputs_and_targets(tokens: Tokens, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Inputs up to and including the predicting position (so the target is not among them), and the targets."""
+def _task(tokens: Tokens | Traces, split: str, device: torch.device) -> tuple[Tensor, Tensor, list[int]]:
+    """Inputs up to and including the last predicting position, the targets [n_sequences, n_predicting], and where.
+
+    No target stands before the position that predicts it, and the last is not among the inputs.
+    """
     rows = tokens.splits[split].long().to(device)
-    return rows[:, : tokens.position(tokens.predict) + 1], rows[:, tokens.position(tokens.target)]
+    if isinstance(tokens, Traces):
+        predicting = list(tokens.predicted)
+        return rows[:, : predicting[-1] + 1], tokens.targets(split).to(device), predicting
+    predicting = [tokens.position(tokens.predict)]
+    return rows[:, : predicting[0] + 1], rows[:, [tokens.position(tokens.target)]], predicting

@@ -8,6 +8,7 @@ from reseed.params import TRAINED, Stability, Variant
 from reseed.stability.arms import ArmReport, StatisticReport
 from reseed.stability.comparison import ArmDifference
 from reseed.stability.jackknife import Estimate
+from reseed.stability.latents import Latents
 from reseed.stability.recovery import RecoveryReport, correctness_verdict
 from reseed.stability.statistics import STATISTICS
 
@@ -89,8 +90,15 @@ def _arm(report: ArmReport, activation_dimension: float, confidence: float) -> d
                 "reappear_never": report.latents.never,
             }.items()
         },
+        **_overlap(report.latents, confidence),
         **{statistic: _statistic(report, statistic, confidence) for statistic in report.alive},
     }
+
+
+def _overlap(latents: Latents, confidence: float) -> dict[str, Any]:
+    if latents.c_dec is None:
+        return {}
+    return {"c_dec": with_interval(latents.c_dec, confidence) | {"null": latents.isotropic_c_dec}}
 
 
 def _statistic(report: ArmReport, name: str, confidence: float) -> dict[str, Any]:

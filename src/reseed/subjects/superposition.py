@@ -14,12 +14,15 @@ from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, LowRankCo
 from torch import Tensor
 
 from reseed.artifacts import derive_seed
-from reseed.params import SPLITS, Superposition
+from reseed.params import SPLITS, PublishedWorld, States, Superposition
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """directions [n_features, d_in], unit; by split: codes [rows, n_features], 0 where off, and rows [rows, d_in]."""
+    """directions [n_features, d_in], unit; by split: codes [rows, n_features], 0 where off, and rows [rows, d_in].
+
+    The codes of a published world are those of the test rows alone.
+    """
 
     directions: Tensor
     codes: dict[str, Tensor]
@@ -29,7 +32,8 @@ class Drawn:
 def draw(data: Superposition) -> Drawn:
     """Draw the splits, float32: row = codes @ directions + noise, of `sae_lens.synthetic` and of `data` alone.
 
-    The splits are independent draws. A feature that is on has the magnitude |magnitude_mean + magnitude_std * normal|.
+    The splits are independent draws. A feature that is on has the magnitude |magnitude_mean + magnitude_std * normal|,
+    or exp(magnitude_mean + magnitude_std * normal) where the magnitudes are log-normal.
     """
     directions = _directions(data)
     codes = {split: _codes(data, getattr(data.rows, split), split) for split in SPLITS}
@@ -42,9 +46,11 @@ def features_sha256(directions: Tensor) -> str:
     return sha256(directions.contiguous().numpy().tobytes()).hexdigest()
 
 
-def parameters_sha256(data: Superposition) -> str:
+def parameters_sha256(data: Superposition | PublishedWorld | States) -> str:
     """What stands in for the hash of the tokens: that of the parameters, which the rows follow from."""
-    return sha256(json.dumps(data.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+    # a law that is left at its default is left out, so that the rows of older worlds keep their hash
+    left_out = {"magnitudes"} if getattr(data, "magnitudes", "") == "folded_normal" else None
+    return sha256(json.dumps(data.model_dump(mode="json", exclude=left_out), sort_keys=True).encode()).hexdigest()
 
 
 def _directions(data: Superposition) -> Tensor:
@@ -57,7 +63,8 @@ def _directions(data: Superposition) -> Tensor:
 def _codes(data: Superposition, rows: int, split: str) -> Tensor:
     with _seeded(data, split):
         on = _exactly(data, rows) if data.exactly else _firing(data).sample(rows) > 0
-        magnitudes = (data.magnitude_mean + data.magnitude_std * torch.randn(on.shape)).abs()
+        normal = data.magnitude_mean + data.magnitude_std * torch.randn(on.shape)
+        magnitudes = normal.exp() if data.magnitudes == "log_normal" else normal.abs()
     return torch.where(on, magnitudes, 0)
 
 

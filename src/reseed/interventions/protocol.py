@@ -1,0 +1,413 @@
+"""One latent, one concept: what editing it does to what is read behind the edit, beside controls of equal size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformer_lens import HookedTransformer
+
+from reseed.artifacts import generator
+from reseed.interventions.concepts import LEAST_ROWS, Concept
+from reseed.interventions.das import fit_subspace
+from reseed.interventions.edits import Edit, ablate, clamp, interchange_latent, interchange_subspace
+from reseed.interventions.hooks import Continuation, continuation
+from reseed.interventions.latents import Candidates, Chosen
+from reseed.interventions.readouts import (
+    DECODER,
+    ROWS_PER_PASS,
+    Linear,
+    Read,
+    ReadOut,
+    expected_calibration_error,
+    fit_linear,
+    places,
+    read,
+    read_outs,
+)
+from reseed.matching import Array
+from reseed.params import Causal
+from reseed.stability.statistics import standardised
+from reseed.text.traces import Traces
+
+LATENT = "latent"
+NULL_SAES = ("frozen_sae", "random_model_sae", "untrained_sae")
+NULLS = ("random_direction", "random_latent", "shuffled_decoder", "pca", "neuron", *NULL_SAES)
+"""Controls that a latent must be beyond."""
+REFERENCES = ("difference_of_means", "das")
+"""Directions found with the labels: what supervision reaches, the second the ceiling."""
+DOUBLINGS, HALVINGS = 5, 9
+"""A control is scaled to a KL divergence by a factor between 2^-5 and 2^5, bisected so often."""
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A model, its sequences, and unedited rows of them: what all concepts of a subject share.
+
+    train, test: rows as the model has them, at the places train_rows and test_rows of the captured ones.
+    """
+
+    model: HookedTransformer
+    traces: Traces
+    hook_name: str
+    train_rows: Tensor
+    test_rows: Tensor
+    train: Read
+    test: Read
+
+    @property
+    def has_decoder(self) -> bool:
+        return self.train.final is not None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Everything about one concept that does not depend on an SAE.
+
+    rest: behind the edited test rows, of which on [rows] says the concept. read_out: the one that judges, the output
+    where it can tell the concept from unedited rows, else the decoder; probe: the linear read-out at the edit, which
+    predicts. off_target: read-outs of unassociated concepts. supervised: directions [n, d_in] that need no SAE;
+    bases: DAS subspaces [k, d_in] by k.
+    """
+
+    concept: Concept
+    rest: Continuation
+    on: Tensor
+    targets: Tensor
+    read_out: ReadOut
+    read_outs: tuple[ReadOut, ...]
+    probe: Linear
+    off_target: tuple[ReadOut, ...]
+    clean_logits: Tensor
+    clean_final: Tensor | None
+    supervised: dict[str, Tensor]
+    bases: dict[int, Tensor]
+
+    @property
+    def needs_final(self) -> bool:
+        return any(one.kind == DECODER for one in (self.read_out, *self.off_target))
+
+
+@dataclass(frozen=True)
+class Response:
+    """What edits do: change of the target's log-odds [edits, rows]; mean KL divergence of the output [edits]; mean
+    |change| of the log-odds of off-target concepts [edits], NaN without any; right [edits, rows], the token is the
+    one to predict."""
+
+    change: Tensor
+    kl: Tensor
+    off_target: Tensor
+    right: Tensor
+
+
+@dataclass
+class Measured:
+    """One seed. effect: matching ("norm", "kl") -> direction -> log-odds, signed by the dose, a mean over doses; of
+    controls that are drawn the mean size. curves: direction -> mean change [doses]. figures: the latent's own."""
+
+    effect: dict[str, dict[str, float]] = field(default_factory=dict)
+    curves: dict[str, Array] = field(default_factory=dict)
+    predicted: Array = field(default_factory=lambda: np.zeros(0))
+    figures: dict[str, float] = field(default_factory=dict)
+    latent: int | None = None
+
+
+def ground(
+    model: HookedTransformer, traces: Traces, hook_name: str, rows: tuple[Tensor, Tensor], decoder: bool
+) -> Ground:
+    """Read the unedited model at captured training and test rows; with `decoder` also its last residual stream."""
+    train, test = (
+        read(model, traces, split, some, hook_name, decoder)
+        for split, some in zip(("train", "test"), rows, strict=True)
+    )
+    return Ground(model, traces, hook_name, *rows, train, test)
+
+
+def read_outs_of(found: Ground, concept: Concept) -> list[ReadOut]:
+    """The read-outs of a concept behind the hook point, with how well they read unedited test rows."""
+    labels = [concept.labels["train"][found.train_rows], concept.labels["test"][found.test_rows]]
+    (on, test_on), (known, test_known) = [one == 1 for one in labels], [one >= 0 for one in labels]
+    return read_outs(found.train, on, known, found.test, test_on, test_known)
+
+
+def judge_of(available: list[ReadOut], options: Causal) -> ReadOut | None:
+    """The output if it tells the concept, else the decoder if that does, else None: nothing could be seen."""
+    return next((one for one in available if one.auc >= options.min_auc), None)
+
+
+def bench(
+    found: Ground, concept: Concept, available: list[ReadOut], off_target: list[ReadOut], options: Causal, key: str
+) -> Bench:
+    """Prepare one concept; raises ValueError if no read-out tells it."""
+    judge = judge_of(available, options)
+    if judge is None:
+        raise ValueError(f"{concept.name}: no read-out tells it")
+    random = generator("causal", key, concept.name)
+    rows = _balanced(concept.labels["test"], options.rows, random)
+    final = found.has_decoder and any(one.kind == DECODER for one in (judge, *off_target))
+    with torch.no_grad():
+        rest = continuation(found.model, *places(found.traces, "test", rows), found.hook_name)
+        logits, last = rest(rest.residual[None], final)
+    labels = concept.labels["train"][found.train_rows]
+    known = labels >= 0
+    x, on = found.train.residual[known], labels[known] == 1
+    difference = x[on].mean(0) - x[~on].mean(0)
+    bases = _subspaces(found, concept, judge, difference, options, random)
+    supervised = {
+        "pca": _best_column(x, on, torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh),
+        "neuron": _best_column(x, on, torch.eye(x.shape[1])),
+        "difference_of_means": normalize(difference, dim=0)[None],
+        "das": bases[options.das.dims[0]],
+    }
+    return Bench(
+        concept,
+        rest,
+        concept.labels["test"][rows] == 1,
+        found.traces.targets("test").flatten()[rows],
+        judge,
+        tuple(available),
+        fit_linear(x, on),
+        tuple(off_target),
+        logits[0],
+        None if last is None else last[0],
+        supervised,
+        bases,
+    )
+
+
+def _balanced(labels: Tensor, rows: int, random: torch.Generator) -> Tensor:
+    """Places of rows, half of them on where there are as many, in increasing order of either side."""
+    sides = []
+    for side in (1, 0):
+        among = (labels == side).nonzero()[:, 0]
+        assert len(among) >= LEAST_ROWS
+        sides.append(among[torch.randperm(len(among), generator=random)])
+    size = [min(rows // 2, len(side)) for side in sides]
+    return torch.cat([side[: rows - size[1 - i]].sort().values for i, side in enumerate(sides)])
+
+
+def _best_column(x: Tensor, on: Tensor, directions: Tensor) -> Tensor:
+    """Of unit directions [n, d_in] the one [1, d_in] that correlates most with a concept, pointing to it."""
+    correlations = standardised((x @ directions.T).numpy()).T @ standardised(on.numpy()[:, None])[:, 0]
+    best = int(np.argmax(np.abs(correlations)))
+    return directions[best : best + 1] * float(np.sign(correlations[best]) or 1.0)
+
+
+def _subspaces(
+    found: Ground, concept: Concept, judge: ReadOut, difference: Tensor, options: Causal, random: torch.Generator
+) -> dict[int, Tensor]:
+    labels = concept.labels["train"][found.train_rows]
+    rows = _balanced(labels, options.das.rows, random)
+    tokens, positions = places(found.traces, "train", found.train_rows[rows])
+    rest = continuation(found.model, tokens, positions, found.hook_name)
+    final = judge.kind == DECODER
+
+    def read_edited(edited: Tensor) -> Tensor:
+        logits, last = rest(edited[None], final)
+        return judge(logits, last, edited[None] - rest.residual)[0]
+
+    return {
+        k: fit_subspace(read_edited, rest.residual, labels[rows] == 1, k, difference, options.das, random)
+        for k in options.das.dims
+    }
+
+
+@torch.no_grad()
+def respond(one: Bench, edited: Tensor, off_target: bool = False) -> Response:
+    """What the model makes of edited residuals [edits, rows, d_in]."""
+    clean_log_probs = one.clean_logits.log_softmax(-1)
+    clean = one.read_out(one.clean_logits, one.clean_final)
+    clean_off = [other(one.clean_logits, one.clean_final) for other in one.off_target] if off_target else []
+    parts = []
+    for some in edited.split(max(1, ROWS_PER_PASS // edited.shape[1])):
+        logits, final = one.rest(some, one.needs_final)
+        carried = some - one.rest.residual
+        kl = (clean_log_probs.exp() * (clean_log_probs - logits.log_softmax(-1))).sum(-1).mean(-1)
+        off = torch.full((len(some),), torch.nan)
+        if clean_off:
+            changes = [
+                (other(logits, final, carried) - before).abs().mean(-1)
+                for other, before in zip(one.off_target, clean_off, strict=True)
+            ]
+            off = torch.stack(changes).mean(0)
+        right = logits.argmax(-1) == one.targets
+        parts.append((one.read_out(logits, final, carried) - clean, kl, off, right))
+    return Response(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def signed_doses(options: Causal) -> Tensor:
+    """Increasing, of both signs."""
+    doses = torch.tensor(options.doses)
+    return torch.cat([-doses.flip(0), doses])
+
+
+def measure(
+    one: Bench,
+    chosen: Chosen | None,
+    trained: Candidates,
+    others: Mapping[str, Chosen | None],
+    options: Causal,
+    key: str,
+) -> Measured:
+    """The latent `chosen` for a concept, beside its controls; a seed without any such latent moves nothing.
+
+    others: the latent that each of NULL_SAES has for the concept. Steering is x + dose * sigma * unit direction, sigma
+    that of the latent for every control ("norm"), or times a factor by which the control has the KL divergence that the
+    latent has at +-matched_dose ("kl").
+    """
+    if chosen is None:
+        return Measured({kind: dict.fromkeys((LATENT, *NULLS, *REFERENCES), 0.0) for kind in ("norm", "kl")})
+    random = generator("causal", key, one.concept.name, "controls")
+    d_in = len(chosen.direction)
+    groups = {
+        LATENT: chosen.direction[None],
+        "random_direction": normalize(torch.randn(options.draws, d_in, generator=random), dim=1),
+        "random_latent": trained.as_frequent(chosen.latent, options.draws, random),
+        "shuffled_decoder": trained.shuffled(chosen.latent, options.draws, random),
+        **one.supervised,
+        **{name: torch.zeros(1, d_in) if other is None else other.direction[None] for name, other in others.items()},
+    }
+    names = [name for name, rows in groups.items() for _ in rows]
+    directions = torch.cat(list(groups.values()))
+    doses = signed_doses(options)
+    response = respond(one, _steered(one, directions, chosen.sigma * doses))
+    change = response.change.unflatten(0, (len(names), len(doses)))
+    at = [int((doses == sign * options.matched_dose).nonzero()) for sign in (-1, 1)]
+    kl = response.kl.unflatten(0, (len(names), len(doses)))[:, at].mean(1)
+    factors = scale_to_kl(one, directions, chosen.sigma * options.matched_dose, float(kl[0]))
+    factors[0] = 1.0
+    pair = torch.tensor([-1.0, 1.0]) * chosen.sigma * options.matched_dose
+    matched = respond(one, _steered(one, directions * factors[:, None], pair), off_target=True)
+    effects = {
+        "norm": (change.mean(-1) * doses.sign()).mean(1),
+        "kl": (matched.change.mean(-1).unflatten(0, (len(names), 2)) * pair.sign()).mean(1),
+    }
+    found = Measured(latent=chosen.latent)
+    for kind, values in effects.items():
+        found.effect[kind] = {name: _size(name, values, names) for name in groups}
+    found.curves = {
+        name: change[[i for i, other in enumerate(names) if other == name]].mean(dim=(0, 2)).numpy() for name in groups
+    }
+    slope_at_edit = float(one.probe.weights @ chosen.direction)
+    found.predicted = (slope_at_edit * chosen.sigma * doses).double().numpy()
+    found.figures = (
+        {"correlation": chosen.correlation, "kl": float(kl[0]), "sigma": chosen.sigma}
+        | _calibration(one, change[0], found.predicted)
+        | _specificity(matched, names)
+        | _accuracy(one, matched)
+        | _other_edits(one, chosen, groups)
+    )
+    return found
+
+
+def _size(name: str, values: Tensor, names: list[str]) -> float:
+    own = values[[i for i, other in enumerate(names) if other == name]]
+    return float(own.abs().mean() if name in NULLS and name not in NULL_SAES else own.mean())
+
+
+def _steered(one: Bench, directions: Tensor, amounts: Tensor) -> Tensor:
+    """[directions * amounts, rows, d_in], the amounts of a direction following each other."""
+    steps = (amounts[None, :, None] * directions[:, None, :]).flatten(0, 1)
+    return one.rest.residual[None] + steps[:, None, :]
+
+
+def scale_to_kl(one: Bench, directions: Tensor, amount: float, target: float) -> Tensor:
+    """Factors [n] by which steps of +-amount along directions [n, d_in] have the mean KL divergence `target`."""
+    low, high = torch.full((len(directions),), -float(DOUBLINGS)), torch.full((len(directions),), float(DOUBLINGS))
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        kl = respond(one, _steered(one, directions * middle.exp2()[:, None], torch.tensor([-amount, amount]))).kl
+        below = kl.unflatten(0, (len(directions), 2)).mean(1) < target
+        low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+    return ((low + high) / 2).exp2()
+
+
+def _calibration(one: Bench, change: Tensor, predicted: Array) -> dict[str, float]:
+    """Line of observed (mean over rows) on predicted change, calibration of probabilities, share of steps that rise."""
+    observed = change.double().mean(1).numpy()
+    slope, intercept = np.polyfit(predicted, observed, 1) if np.ptp(predicted) > 0 else (0.0, float(observed.mean()))
+    clean = one.read_out(one.clean_logits, one.clean_final).double()
+    probability = torch.sigmoid(clean + torch.from_numpy(predicted)[:, None]).numpy().ravel()
+    after = torch.sigmoid(clean + change.double()).numpy().ravel()
+    half = len(change) // 2
+    steps = torch.cat([change[:half], torch.zeros_like(change[:1]), change[half:]]).diff(dim=0)
+    return {
+        "slope": float(slope),
+        "intercept": float(intercept),
+        "calibration_error": expected_calibration_error(probability, after),
+        "monotone": float((steps > 0).double().mean()),
+    }
+
+
+def _specificity(matched: Response, names: list[str]) -> dict[str, float]:
+    """|change| of the target over that of the target and of an off-target concept; 0.5 where both move alike."""
+    target = matched.change.abs().mean(1).unflatten(0, (len(names), 2)).mean(1)
+    off = matched.off_target.unflatten(0, (len(names), 2)).mean(1)
+    share = target / (target + off).clamp(min=1e-12)
+    found = {}
+    for name in (LATENT, "random_latent", "das"):
+        label = "specificity" if name == LATENT else f"specificity_{name}"
+        value = float(share[[i for i, other in enumerate(names) if other == name]].mean())
+        if np.isfinite(value):
+            found[label] = value
+    return found
+
+
+def _accuracy(one: Bench, matched: Response) -> dict[str, float]:
+    """Share of right answers that stay right where the edit says what is so already: up where on, down where off."""
+    before = one.clean_logits.argmax(-1) == one.targets
+    down, up = matched.right[0], matched.right[1]
+    after = torch.where(one.on, up, down)
+    return {"accuracy_kept": float(after[before].double().mean())} if before.any() else {}
+
+
+@torch.no_grad()
+def _other_edits(one: Bench, chosen: Chosen, groups: Mapping[str, Tensor]) -> dict[str, float]:
+    """Ablation where the concept is on and the latent fires, clamping where it is off, interchange of the two sides."""
+    residual, on = one.rest.residual, one.on
+    clean = one.read_out(one.clean_logits, one.clean_final)
+    fires = chosen.sae.encode(residual)[:, chosen.latent] > 0
+    found: dict[str, float] = {}
+
+    def score(label: str, edit: Edit, rows: Tensor, towards: Tensor) -> None:
+        """Change towards a state [rows] of the rows, and the share whose read-out is on that side afterwards."""
+        if not rows.any():
+            return
+        change = respond(one, edit(residual)[None]).change[0]
+        sign = torch.where(towards, 1.0, -1.0)
+        found[label] = float((change * sign)[rows].mean())
+        found[f"{label}_flipped"] = float(((clean + change) * sign > 0)[rows].double().mean())
+
+    along = {"": None, "_shuffled": groups["shuffled_decoder"][0], "_random": groups["random_direction"][0]}
+    for suffix, direction in along.items():
+        score(f"ablation{suffix}", ablate(chosen.sae, chosen.latent, direction), on & fires, torch.zeros_like(on))
+        score(f"clamp{suffix}", clamp(chosen.sae, chosen.latent, chosen.on_value, direction), ~on, torch.ones_like(on))
+    source = _other_side(on)
+    both = torch.ones_like(on)
+    patched = residual[source]
+    for suffix, direction in along.items():
+        edit = interchange_latent(chosen.sae, chosen.latent, patched, direction)
+        score(f"interchange{suffix}", edit, both, on[source])
+    bases = {
+        "_direction": normalize(chosen.direction, dim=0)[None],
+        "_pca": one.supervised["pca"],
+        "_neuron": one.supervised["neuron"],
+        "_difference_of_means": one.supervised["difference_of_means"],
+        **{f"_das_{k}": basis for k, basis in one.bases.items()},
+    }
+    for suffix, basis in bases.items():
+        score(f"interchange{suffix}", interchange_subspace(basis, patched), both, on[source])
+    return found
+
+
+def _other_side(on: Tensor) -> Tensor:
+    """For every row [rows] the place of a row of the other side, each about equally often."""
+    sides = [on.nonzero()[:, 0], (~on).nonzero()[:, 0]]
+    source = torch.empty(len(on), dtype=torch.long)
+    for own, other in (sides, sides[::-1]):
+        source[own] = other[torch.arange(len(own)) % len(other)]
+    return source

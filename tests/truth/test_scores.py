@@ -1,0 +1,276 @@
+"""Whole scores of SAEs that are known to be right, wrong or random, and the go/no-go table over them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.linalg import subspace_angles
+from torch.nn.functional import normalize
+
+from reseed import ReseedError
+from reseed.activations.store import Activations, read_activations, write_activations
+from reseed.artifacts import activations_dir
+from reseed.matching import Array, unit_rows
+from reseed.params import SPLITS, Truth, TruthRows
+from reseed.stability.arms import Activity
+from reseed.stability.jackknife import Estimate, Groups
+from reseed.text.traces import Traces
+from reseed.truth.concepts import Concepts, concepts_of
+from reseed.truth.directions import score_directions
+from reseed.truth.figures import Figure, decide, figure
+from reseed.truth.peers import peers
+from reseed.truth.planes import Waves, plane_cosines, recover_planes, score_planes
+from reseed.truth.states import absorption, detect_by_arm, linear_probes, look, rows_of, score_states, sparse_probes
+from reseed.truth.subject import Scores, control_rows, fidelity
+from tests.conftest import provenance
+from tests.stability.builders import stability_options
+from tests.truth.builders import features, judged, linear_sae, oracle, random_sae, world, write_world
+
+ROWS = TruthRows(train=1600, test=800)
+SETTINGS = Truth(rows=ROWS, permutations=19, min_fourier_r2=0.5)
+OPTIONS = stability_options(null_draws=4)
+RULES = {"fidelity": 0.8, "coverage": 0.9, "recall": 0.9, "purity": 0.9, "monosemanticity": 0.9}
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Activations, Activations, Concepts]:
+    monkeypatch.chdir(tmp_path)
+    write_world("toy", world())
+    trained, control = (read_activations(activations_dir("toy", arm)) for arm in ("trained", "random_model"))
+    return trained, control_rows(trained, control), concepts_of(world(), ROWS, "toy")
+
+
+def scored(toy: tuple[Activations, Activations, Concepts], **saes: Any) -> tuple[Scores, dict[str, Any]]:
+    trained, control, concepts = toy
+    train, test = (rows.double().numpy() for rows in rows_of(trained, concepts).values())
+    subject = judged(**saes)
+    scores = score_states(subject, trained, control, concepts, peers(train, test, "toy"), SETTINGS, OPTIONS, "toy")
+    explained, density = fidelity(subject, trained, train, test)
+    return scores, decide(RULES, scores.figures | explained, density, 0.95)
+
+
+def test_a_perfect_sae_is_go_and_its_untrained_start_is_no_go(toy: tuple[Activations, Activations, Concepts]) -> None:
+    scores, table = scored(toy, saes=[oracle()] * 5)
+    assert table["go"] == 1
+    assert all(row["met"] for row in table["rules"])
+    for name in ("coverage", "recall", "gt_mcc", "f1_best_2"):
+        assert scores.figures[name].value.value == pytest.approx(1, abs=0.2 if name == "gt_mcc" else 0.01), name
+    assert scores.figures["absorption"].value.value == 0
+    assert scores.figures["coverage"].peers["linear_probe"] > 0.95
+    latents, concepts = scores.latents, scores.concepts
+    assert len(latents) == 40
+    assert latents["correct"].all()
+    assert latents.set_index(["seed", "latent"]).loc[(0, 5), "concept"] == "top=b"
+    assert concepts.set_index(["seed", "concept"]).loc[(2, "depth=3"), "best_latent"] == 3
+    assert scores.facts["variables"]["overflow"]["best"]["value"] == pytest.approx(1, abs=0.01)
+
+    null = [random_sae(seed) for seed in range(5)]
+    scores, table = scored(toy, saes=null, untrained=null)
+    assert table["go"] == 0
+    assert not any(row["met"] for row in table["rules"])
+    for name in ("coverage", "purity", "monosemanticity"):
+        assert scores.figures[name].nulls["untrained"] == scores.figures[name].value
+
+
+def test_an_sae_with_exchanged_decoder_rows_detects_and_explains_nothing(
+    toy: tuple[Activations, Activations, Concepts],
+) -> None:
+    right = oracle()
+    exchanged = linear_sae(right.W_enc.T, -0.4, right.W_dec.roll(1, 0))
+    scores, table = scored(toy, saes=[exchanged] * 5)
+    assert scores.figures["coverage"].value.value > 0.99  # its encoder is right
+    met = {row["rule"]: row["met"] for row in table["rules"]}
+    assert (met["coverage"], met["fidelity"], table["go"]) == (1, 0, 0)
+
+
+def test_absorbed_rows_are_counted(toy: tuple[Activations, Activations, Concepts]) -> None:
+    """The latent of depth=1 is silent where top=b, whose latent writes depth=1 as well: rows of both are absorbed."""
+    trained, _, concepts = toy
+    keep = [i for i in range(9) if i != 7]
+    decoder = features()[keep]
+    encoder, bias = decoder * 1.4, torch.full((8,), -0.4)
+    encoder[1] -= 2.8 * decoder[5]
+    encoder[5], bias[5] = 2 * (decoder[1] + decoder[5]), -2.6  # both together, and never one of them
+    decoder[5] = normalize(decoder[1] + decoder[5], dim=0)
+    sae = linear_sae(encoder, bias, decoder)
+    rows = rows_of(trained, concepts)
+    train, test = (x.double().numpy() for x in rows.values())
+    probes = linear_probes(train, test, concepts)
+    for one, wanted in ((sae, True), (oracle(), False)):
+        seen = look(one, np.ones(8, dtype=bool), rows)
+        sparse = sparse_probes(seen.train, seen.test, concepts)
+        sparse.splits[:] = 1
+        shares = absorption(seen, sparse, probes, test - train.mean(axis=0), concepts)
+        place = concepts.names.index("depth=1")
+        rate = (concepts.test[:, place] & concepts.test[:, concepts.names.index("top=b")]).sum()
+        expected = rate / concepts.test[:, place].sum() if wanted else 0
+        assert shares[place] == pytest.approx(expected, abs=0.05)
+
+
+def test_a_control_of_other_tokens_is_refused(toy: tuple[Activations, Activations, Concepts]) -> None:
+    trained, control, _ = toy
+    other = Activations(control.shards, control.index | {"tokens_sha256": "x" * 64})
+    with pytest.raises(ReseedError, match=r"activations/random_model: tokens_sha256: found x+…, allowed: "):
+        control_rows(trained, other)
+    noise = Activations(control.shards, control.index | {"arm": "gaussian", "tokens_sha256": "x" * 64})
+    assert control_rows(trained, noise) is trained
+
+
+def near(value: float, spread: float = 0.0) -> Estimate:
+    return Estimate(value, (value - spread, value, value + spread))
+
+
+def test_a_rule_wants_the_whole_interval_its_nulls_exceeded_and_fewer_latents_than_dimensions() -> None:
+    good = Figure(near(0.9), {"untrained": near(0.1)})
+    assert decide({"purity": 0.8}, {"purity": good}, 0.5, 0.95)["go"] == 1
+    assert decide({"purity": 0.8}, {"purity": good}, 1.0, 0.95)["go"] == 0
+    assert decide({}, {"purity": good}, 0.5, 0.95)["go"] == 0
+    assert decide({"purity": 0.95}, {"purity": good}, 0.5, 0.95)["go"] == 0
+    missing = decide({"purity": 0.8, "recall": 0.1}, {"purity": good}, 0.5, 0.95)
+    assert missing["go"] == 0
+    assert missing["rules"][1] == {"rule": "recall", "bound": 0.1, "met": 0}
+    for figure_of in (
+        Figure(near(0.9, 0.1), {"untrained": near(0.1)}),  # its interval reaches below the bound
+        Figure(near(0.9), {"untrained": near(0.1), "control": near(0.95)}),  # a null is above it
+        Figure(near(0.9), {"untrained": near(0.9)}),  # or equal
+        Figure(near(0.9)),  # no null
+    ):
+        assert decide({"purity": 0.8}, {"purity": figure_of}, 0.5, 0.95)["go"] == 0
+
+
+def test_seeds_are_left_out_of_a_figure_and_its_null_together() -> None:
+    found = figure([0.5, 0.6, 0.7], Groups(3), {"untrained": [0.4, 0.5, 0.6]})
+    assert found.exceeds_nulls(0.95)  # by 0.1 in every seed, though both intervals overlap
+    # t(2) at 0.975 times the deviation of a mean of three
+    assert found.shown(0.95)["low"] == pytest.approx(0.6 - 4.302653 * 0.1 / math.sqrt(3))
+    assert not figure([0.5, 0.6, 0.7], Groups(3), {"untrained": [0.4, 0.9, 0.3]}).exceeds_nulls(0.95)
+
+
+P, WAVES = 23, (3, 7)
+
+
+def waves_and_rows(noise: float = 0.05) -> tuple[Array, Array, np.ndarray]:
+    """Rows of two planted planes in eight dimensions, and the answers of the rows."""
+    random = np.random.default_rng(0)
+    basis = np.linalg.qr(random.standard_normal((8, 8)))[0][:4].reshape(2, 2, 8)
+    answers = random.integers(0, P, 3000)
+    rows = noise * random.standard_normal((len(answers), 8)) + 0.5
+    for plane, frequency in zip(basis, WAVES, strict=True):
+        phase = 2 * math.pi * frequency * answers / P
+        rows = rows + np.stack([np.cos(phase), np.sin(phase)], axis=1) @ plane
+    return basis, rows, answers
+
+
+def test_planes_come_from_the_mean_rows_of_the_answers() -> None:
+    basis, rows, answers = waves_and_rows()
+    found = Waves.of(rows, answers, P, WAVES)
+    for plane, true in zip(found.planes(), basis, strict=True):
+        assert np.cos(subspace_angles(plane.T, true.T)).min() > 0.999
+    means = np.array([rows[answers == answer].mean(axis=0) for answer in range(P)])
+    transform = np.fft.fft(means, axis=0)[WAVES[0]] * 2 / P
+    assert found.cosine[0] == pytest.approx(transform.real)
+    assert found.sine[0] == pytest.approx(-transform.imag)
+    assert found.r2(rows, answers) > 0.98
+    assert found.roundness() == pytest.approx([1, 1], abs=0.05)
+    shuffled = np.random.default_rng(1).permutation(answers)
+    assert Waves.of(rows[:1500], shuffled[:1500], P, WAVES).r2(rows[1500:], shuffled[1500:]) < 0.02
+
+
+def in_planes(basis: Array, n: int, tilt: float = 0.0) -> Array:
+    """n unit rows in each plane at even phases, tilted out of it by so many radians."""
+    random, rows = np.random.default_rng(2), []
+    for plane in basis:
+        phases = 2 * math.pi * np.arange(n) / n
+        own = np.stack([np.cos(phases), np.sin(phases)], axis=1) @ plane
+        away = random.standard_normal(own.shape)
+        away -= away @ plane.T @ plane
+        rows.append(math.cos(tilt) * own + math.sin(tilt) * unit_rows(away))
+    return np.vstack(rows)
+
+
+def test_plane_scores_by_hand() -> None:
+    basis, _, _ = waves_and_rows()
+    assert plane_cosines(in_planes(basis, 5, 0.4), basis).max(axis=1) == pytest.approx(np.full(10, math.cos(0.4)))
+    exact = recover_planes(in_planes(basis, 5), basis)
+    assert exact.figures() == pytest.approx({"plane_cosine": 1, "planes": 1, "correct": 1})
+    assert exact.nearest.tolist() == [0] * 5 + [1] * 5
+    # two rows of one direction and its opposite are within the plane, and span a line
+    line = recover_planes(np.vstack([basis[0][0], -basis[0][0], basis[1]]), basis)
+    assert line.cosines[0, 0] == pytest.approx(1)
+    assert line.cosines[0, 1] < 0.9
+    assert line.figures()["correct"] == 1
+    # a row between the planes has half of its energy in each, and is in neither
+    between = recover_planes(np.vstack([basis[0] + basis[1], basis[0] - basis[1]]) / math.sqrt(2), basis)
+    assert between.figures()["correct"] == 0
+
+
+def score_of_planes(
+    decoders: list[Array], tmp_path: Path, untrained: list[Any] | None = None, noise: float = 0.05
+) -> Scores:
+    _, rows, answers = waves_and_rows(noise)
+    tensor = torch.from_numpy(rows).float()
+    write_activations(dict.fromkeys(SPLITS, tensor), provenance(), "float32", tmp_path / "a")
+    activations = read_activations(tmp_path / "a")
+    states = torch.from_numpy(answers).to(torch.int16)[:, None, None]
+    traces = Traces(
+        {split: torch.zeros(len(rows), 2) for split in SPLITS}, ("x",), (0,),
+        {"answer": tuple(str(c) for c in range(P))}, dict.fromkeys(SPLITS, states),
+    )  # fmt: skip
+    saes = [linear_sae(t, -1.0, t) for t in (torch.from_numpy(one).float() for one in decoders)]
+    subject = judged(saes, untrained)
+    concepts = concepts_of(traces, ROWS, "addition", least=0.5 / P)
+    beside = peers(rows[concepts.train_places.numpy()], rows[concepts.test_places.numpy()], "addition")
+    waves = Waves.of(rows, answers, P, WAVES)
+    detected = detect_by_arm(subject, activations, activations, concepts, beside, 19, "addition")
+    r2 = (waves.r2(rows, answers), 0.0)
+    return score_planes(subject, waves, waves, r2, 0.5, waves, detected, concepts, beside, OPTIONS, "addition")
+
+
+def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wrong(tmp_path: Path) -> None:
+    basis, _, _ = waves_and_rows()
+    right = score_of_planes([in_planes(basis, 6)] * 5, tmp_path / "right")
+    for name in ("plane_cosine", "planes", "correct"):
+        assert right.figures[name].value.value == pytest.approx(1, abs=1e-4), name
+        assert right.figures[name].exceeds_nulls(0.95), name
+        assert set(right.figures[name].nulls) == {"untrained", "control", "isotropic", "covariance"}
+    assert right.latents["correct"].all()
+    assert right.figures["planes"].peers["held_out_planes"] == 1
+    rules = {"fourier_r2": 0.9, "planes": 0.9, "correct": 0.9}
+    assert decide(rules, right.figures, 0.5, 0.95)["go"] == 1
+    across = unit_rows(np.vstack([basis[0] + basis[1], basis[0] - basis[1]] * 3))
+    wrong = score_of_planes([across] * 5, tmp_path / "wrong")  # the same in every seed
+    assert wrong.figures["correct"].value.value == 0
+    assert not wrong.latents["correct"].any()
+    assert decide(rules, wrong.figures, 0.5, 0.95)["go"] == 0
+
+
+def test_a_model_without_planes_is_not_testable(tmp_path: Path) -> None:
+    basis, _, _ = waves_and_rows()
+    found = score_of_planes([in_planes(basis, 6)] * 5, tmp_path, noise=3.0)
+    assert found.facts["testable"] == 0
+    assert set(found.figures) == {"fourier_r2"}
+    assert decide({"planes": 0.5}, found.figures, 0.5, 0.95)["go"] == 0
+
+
+def test_known_directions_by_latent() -> None:
+    random = np.random.default_rng(3)
+    truth = unit_rows(random.standard_normal((10, 12)))
+    codes = (random.random((400, 10)) < 0.2) * (0.5 + random.random((400, 10)))
+    rows = codes @ truth
+    half = truth.copy()
+    half[5:] = unit_rows(random.standard_normal((5, 12)))
+    saes = [linear_sae(t, -0.2, t) for t in [torch.from_numpy(half).float()] * 3]
+    subject = judged(saes)
+    activity = Activity([codes] * 3, [rows @ random.standard_normal((12, 10)) for _ in range(3)])
+    found = score_directions(subject, truth, codes, activity, rows, peers(rows, rows, "d"), OPTIONS, "d")
+    similarity = (half @ truth.T).max(axis=1)
+    assert found.figures["correct"].value.value == pytest.approx((similarity > 0.8).mean())
+    assert found.latents[found.latents["seed"] == 0]["correct"].tolist() == (similarity > 0.8).astype(int).tolist()
+    assert found.figures["recall"].value.value == pytest.approx(0.5, abs=0.1)
+    assert set(found.figures["gt_mcc"].nulls) == {"isotropic", "covariance", "untrained", "control"}
+    assert found.figures["f1"].peers["linear_probe"] > 0.9
