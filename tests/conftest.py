@@ -30,6 +30,7 @@ TOGETHER = {
 """What may not run at the same time: one Slurm on this machine, one reader of the lock of this checkout."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Which tests a worker of pytest-xdist runs together: those of a file, which share what they made."""
     for item in items:
