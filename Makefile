@@ -7,7 +7,6 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
 	"$$p" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo "$$p" && break; done)
 VENV := .venv
 REMOTE ?= $(CURDIR)/.dvc/remote
-TWO_AT_A_TIME := --numprocesses 2 --dist loadgroup --durations 25
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 
@@ -52,11 +51,11 @@ repro: setup  ## run whatever the pipeline needs: all stages, all metrics
 sweep: setup  ## run what `dvc exp run --queue` has queued; make sweep ARGS='--engine slurm' for its options
 	reseed sweep run $(ARGS)
 
-test: setup  ## the test suite, two files at a time (CI=true adds the slow set)
-	python -m pytest $(TWO_AT_A_TIME) $(if $(CI),,-m "not slow")
+test: setup  ## the test suite (CI=true adds the slow set)
+	python -m pytest $(if $(CI),--durations 30,-m "not slow")
 
 test-all: setup  ## the test suite with the slow set
-	python -m pytest $(TWO_AT_A_TIME)
+	python -m pytest
 
 smoke: setup  ## the pipeline end to end on tiny parameters, in a scratch copy
 	python -m tests.scratch

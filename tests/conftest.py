@@ -21,21 +21,6 @@ from reseed.text.tokens import Tokens
 
 ROOT = Path(__file__).parents[1]
 P = 13
-TOGETHER = {
-    "tests/sweeps": "cluster",
-    "tests/reports": "checkout",
-    "tests/review": "checkout",
-    "tests/test_results.py": "checkout",
-}
-"""What may not run at the same time: one Slurm on this machine, one reader of the lock of this checkout."""
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Which tests a worker of pytest-xdist runs together: those of a file, which share what they made."""
-    for item in items:
-        file = item.path.relative_to(ROOT).as_posix()
-        group = next((group for place, group in TOGETHER.items() if file.startswith(place)), file)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 def stage(name: str) -> Callable[..., dict[str, Any]]:

@@ -182,7 +182,7 @@ def test_a_panel_without_its_table_names_the_command(pages: dict[str, Element]) 
     assert not pages["variants/modular/topk-k8.html"].all("form")
     whole = pages[f"variants/{WITH_TABLES}.html"]
     assert "dvc pull" not in whole.text
-    assert "in one pass over 8,000 of them" in whole.text
+    assert "in one pass over 8,936 of them" in whole.text
     assert whole.all("form")
 
 
