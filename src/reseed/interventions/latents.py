@@ -49,7 +49,7 @@ class Candidates:
     def of(cls, sae: SAE[Any], x: Tensor, alive: NDArray[np.bool_] | None = None) -> Candidates:
         """alive None: those that fire on any of the rows x [rows, d_in]."""
         acts = encode(sae, x)
-        return cls(sae, acts, (acts > 0).any(axis=0) if alive is None else alive)
+        return cls(sae, acts, np.asarray((acts > 0).any(axis=0)) if alive is None else alive)
 
     def best(self, on: Tensor, known: Tensor) -> Chosen | None:
         """The alive latent that correlates most with a concept, on [rows] bool, over the rows `known`; None if no
