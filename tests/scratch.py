@@ -85,7 +85,7 @@ def _tiny_subject(subject: dict[str, Any]) -> None:
 
 def _tiny_study(study: dict[str, Any]) -> None:
     first, second = VARIANTS
-    for table in ("runs", "pairs", "covered", "exemplified", "benches"):
+    for table in ("runs", "pairs", "scored", "covered", "exemplified", "benches"):
         kept = (first,) if table == "exemplified" else VARIANTS
         study[table] = {name: entry for name, entry in study[table].items() if entry["variant"] in kept}
     study["worlds"] = {}

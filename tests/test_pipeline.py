@@ -43,7 +43,7 @@ def would_run(folder: Path) -> set[str]:
 def test_every_stage_left_its_artefact_and_its_run_facts(project: Path) -> None:
     stages = set(yaml.safe_load((project / "dvc.lock").read_text())["stages"])
     assert {path.stem for path in (project / "runs").iterdir()} == stages
-    assert len(stages) == 23
+    assert len(stages) == 24
     assert not list(project.rglob("*.partial"))
     assert read_json(project / "metrics/claims" / f"{CLAIM}.json")["verdict"] in (
         "supported", "not supported", "not testable",

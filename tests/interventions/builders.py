@@ -53,7 +53,8 @@ def world(normalization: str | None = None) -> tuple[HookedTransformer, Traces]:
     u, o, e, rest = basis[:BITS], basis[BITS : 2 * BITS], basis[2 * BITS], basis[2 * BITS + 1 :]
     random = torch.Generator().manual_seed(0)
     config = HookedTransformerConfig(
-        n_layers=2, d_model=D, n_heads=2, d_head=D // 2, d_mlp=2 * BITS, d_vocab=len(INPUTS) + len(OUTPUTS) + FILLERS, n_ctx=3,
+        n_layers=2, d_model=D, n_heads=2, d_head=D // 2, d_mlp=2 * BITS, n_ctx=3,
+        d_vocab=len(INPUTS) + len(OUTPUTS) + FILLERS,
         act_fn="relu", normalization_type=normalization, device="cpu", default_prepend_bos=False,
     )  # fmt: skip
     model = HookedTransformer(config).requires_grad_(False)
@@ -64,7 +65,7 @@ def world(normalization: str | None = None) -> tuple[HookedTransformer, Traces]:
     numbers = torch.tensor(INPUTS)
     clutter = 0.3 * torch.randn(len(INPUTS), 8, generator=random) @ rest[:8]
     # principal components would else be the true directions: the largest is of all numbers together
-    clutter += numbers.sum(1, keepdim=True) * rest[0]
+    clutter += 0.5 * numbers.sum(1, keepdim=True) * rest[0]
     model.W_E[: len(INPUTS)] = numbers @ u + clutter
     model.W_E[-FILLERS:] = idle[:, None] * e + 0.3 * torch.randn(FILLERS, 8, generator=random) @ rest[8:16]
     fetched = torch.cat([e[None], rest[8:16]])  # by even attention to two positions, so twice

@@ -83,8 +83,11 @@ def test_the_stage_judges_trained_saes() -> None:
         one = found["concepts"][f"bit_{bit}=1"]
         assert one["read_out"] == "output"
         effects = one["effect_at_equal_norm"]
-        assert effects["latent"]["value"] > 2 * effects["random_direction"]["value"]
+        assert effects["latent"]["value"] > effects["random_direction"]["value"]
         assert effects["latent"]["value"] > effects["random_model_sae"]["value"]
+    every = [found["concepts"][f"bit_{bit}=1"]["effect_at_equal_norm"] for bit in range(BITS)]
+    mean = {name: sum(one[name]["value"] for one in every) for name in ("latent", "random_direction")}
+    assert mean["latent"] > 2 * mean["random_direction"]
     assert found["null_saes"]["random_model_sae"] == found["null_saes"]["untrained_sae"] == 0
     curve = pd.read_csv(metrics_dir("modular", "small") / "causal_calibration.csv")
     assert len(curve) == 7 * 10

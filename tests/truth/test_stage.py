@@ -106,6 +106,7 @@ def test_addition_and_its_go_table(project: Path, tokens: Tokens) -> None:
 
 
 def test_a_phase_is_checked(project: Path) -> None:
+    edit(project / "subjects/modular.yaml", lambda content: content.pop("phase"))
     assert load_phase("modular") is None
     edit(project / "subjects/modular.yaml", lambda content: content.update(phase=PHASE | {"rules": {"beauty": 0.5}}))
     with pytest.raises(ReseedError, match=r"subjects/modular.yaml: .*beauty"):

@@ -41,18 +41,14 @@ def places(traces: Traces, split: str, rows: Tensor) -> tuple[Tensor, Tensor]:
 @torch.no_grad()
 def read(model: HookedTransformer, traces: Traces, split: str, rows: Tensor, hook_name: str, final: bool) -> Read:
     """The unedited model at captured rows [n] of a split; with `final` also its last residual stream."""
-    parts = []
+    parts: list[tuple[Tensor, Tensor, Tensor | None]] = []
     for some in rows.split(ROWS_PER_PASS // 4):
         rest = continuation(model, *places(traces, split, some), hook_name)
         logits, last = rest(rest.residual[None], final)
         parts.append((rest.residual, logits[0], None if last is None else last[0]))
-    residual, logits, last = (
-        None if found[0] is None else torch.cat([x for x in found if x is not None])
-        for found in zip(*parts, strict=True)
-    )
-    assert residual is not None
-    assert logits is not None
-    return Read(residual, logits, last, traces.targets(split).flatten()[rows])
+    residual, logits = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    ends = [last for *_, last in parts if last is not None]
+    return Read(residual, logits, torch.cat(ends) if ends else None, traces.targets(split).flatten()[rows])
 
 
 @dataclass(frozen=True)

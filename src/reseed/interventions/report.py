@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,14 @@ def _concept(one: Bench, found: Sequence[Measured], groups: Groups, confidence: 
     return content
 
 
+def _figure(each: Measured, name: str) -> float:
+    return each.figures[name]
+
+
+def _effect(each: Measured, kind: str, name: str) -> float:
+    return each.effect[kind][name]
+
+
 def _means(measured: Mapping[str, Sequence[Measured]], groups: Groups, confidence: float) -> dict[str, Any]:
     """Means over concepts: what a reader sees first."""
     every = [each for found in measured.values() for each in found]
@@ -129,11 +138,10 @@ def _means(measured: Mapping[str, Sequence[Measured]], groups: Groups, confidenc
 
     mean: dict[str, Any] = {}
     for figure in sorted(set.intersection(*({*each.figures} for each in every))):
-        mean[figure] = shown(lambda each, figure=figure: each.figures[figure])
+        mean[figure] = shown(partial(_figure, name=figure))
     for kind in MATCHINGS:
         mean[f"effect_at_equal_{kind}"] = {
-            name: shown(lambda each, kind=kind, name=name: each.effect[kind][name])
-            for name in (LATENT, *NULLS, *REFERENCES)
+            name: shown(partial(_effect, kind=kind, name=name)) for name in (LATENT, *NULLS, *REFERENCES)
         }
     return {"mean": mean}
 

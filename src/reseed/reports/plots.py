@@ -41,13 +41,13 @@ def specifications(revisions: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]
         raise ReseedError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1]}")
     answer = json.loads(done.stdout)
     made = _made()
-    if errors := [error for error in answer.get("errors", []) if Path(error["source"]).parent in made]:
+    if errors := [error for error in answer.get("errors", []) if Path(error["source"]) in made]:
         raise ReseedError(f"{' '.join(command)}: {errors[0]}")
     return {name: plots[0]["content"] for name, plots in answer["data"].items() if plots}
 
 
 def _made() -> set[Path]:
-    """The folders of what the studies that were run have made: only there does a missing file mean a fault."""
+    """What the studies that were run have made: only there does a missing file mean a fault."""
     locks = [Path("dvc.lock"), *sorted(Path("studies").glob("*/dvc.lock"))]
     stages = [stage for lock in locks if lock.is_file() for stage in read_yaml(lock).get("stages", {}).values()]
-    return {Path(out["path"]).parent for stage in stages for out in stage.get("outs", [])}
+    return {Path(out["path"]) for stage in stages for out in stage.get("outs", [])}
