@@ -1108,8 +1108,6 @@ class Scored(Strict):
     reads: tuple[str, str]
     """Where else the truth stands: the tokens with their states and the trained model; for a subject that has only
     one of these, or neither, the activations in their place, because DVC wants a fixed number."""
-
-
 class OfFamily(OfSubject):
     family: str | None = None
     """The kind of world, which is held out as a whole; None: the subject is a family of its own."""
