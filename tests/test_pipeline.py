@@ -114,7 +114,7 @@ def test_editing_a_room_reruns_the_stages_that_use_it(project: Path) -> None:
         return stages
 
     assert touched("src/reseed/claims/judge.py") == {"claims"}
-    reruns = {"stability", "coverage", "examples", "compare", "saebench", "claims"}
+    reruns = {"stability", "truth", "coverage", "examples", "compare", "saebench", "claims"}
     assert touched("src/reseed/stability/nulls.py") == reruns
     assert touched("src/reseed/subjects/modular.py") >= {"download", "probes"}
     assert touched("src/reseed/cli.py") == set()
