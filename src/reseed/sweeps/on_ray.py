@@ -170,6 +170,7 @@ def on_ray(address: str | None, jobs: int | None, gpus: int | None, threads: int
             log_to_driver=False, logging_level="error",
         )  # fmt: skip
     except (ConnectionError, RuntimeError, ValueError) as error:
+        ray.shutdown()  # a client that half connected refuses the next address
         said = " ".join(str(error).split())
         raise ReseedError(f"--address {address}: no Ray cluster answers there ({said[:200]})") from error
     try:
