@@ -24,7 +24,7 @@ from reseed.stability.activity import held_out_activity, held_out_places, with_u
 from reseed.stability.dictionaries import read_seed_set
 from reseed.stage import run_stage
 from reseed.subjects.modular import key_frequencies
-from reseed.text.traces import check_traced, read_traces
+from reseed.text.traces import TRACES, check_traced, read_traces
 from reseed.truth.concepts import concepts_of
 from reseed.truth.directions import score_directions
 from reseed.truth.figures import decide
@@ -63,8 +63,11 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
     elif generator_of(subject) == "modular_addition":
         scores, fitted, test = _planes(subject, judged, activations, elsewhere, settings, options, key)
     else:
-        traces = read_traces(tokens_dir(subject))
-        check_traced(sha256(tokens_dir(subject) / "index.json"), activations.index, activations_dir(subject, TRAINED))
+        if (beside_rows := activations_dir(subject, TRAINED) / TRACES).is_dir():  # of rows that are states themselves
+            traces = read_traces(beside_rows)
+        else:
+            traces = read_traces(tokens_dir(subject))
+            check_traced(sha256(tokens_dir(subject) / "index.json"), activations.index, activations_dir(subject, TRAINED))
         concepts = concepts_of(traces, settings.rows, subject)
         fitted = _double(activations, "train", concepts.train_places)
         test = _double(activations, "test", concepts.test_places)

@@ -570,6 +570,12 @@ class Superposition(Strict):
     """Correlation of the normals whose thresholds decide which features are on, of every two features of a group."""
     groups: Count = 1
     """Consecutive features of equal number; those of two groups are on independently."""
+    zipf: Annotated[float, Field(ge=0)] = 0.0
+    """Features (parents, where there are any) are on in proportion to place ** -zipf; 0: all equally often."""
+    children: Annotated[int, Field(ge=0)] = 0
+    """Of every parent; they stand behind it, and are on only where it is."""
+    child_probability: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of each child, independently, to be on where its parent is."""
     magnitude_mean: Annotated[float, Field(ge=0)] = 1.0
     magnitude_std: Annotated[float, Field(ge=0)] = 0.0
     magnitudes: Literal["folded_normal", "log_normal"] = "folded_normal"
@@ -587,9 +593,21 @@ class Superposition(Strict):
             raise ValueError("exactly with a whole l0 and no correlation")
         if self.n_features % self.groups:
             raise ValueError(f"a number of groups that divides n_features ({self.n_features})")
+        if self.n_features % (1 + self.children):
+            raise ValueError(f"a number of children that, one added, divides n_features ({self.n_features})")
+        if (self.zipf or self.children) and (self.exactly or self.correlation):
+            raise ValueError("zipf and children without exactly and correlation")
+        if (most := max(self.firing_probabilities())) >= 1:
+            raise ValueError(f"an l0 and a zipf at which no feature is always on; the first would be at {most:.2f}")
         if self.magnitude_mean == self.magnitude_std == 0 and self.magnitudes == "folded_normal":
             raise ValueError("a magnitude_mean or a magnitude_std above 0")
         return self
+
+    def firing_probabilities(self) -> list[float]:
+        """Of every feature, a child's given that its parent is on; l0 features are on in a row on average."""
+        parents = [place**-self.zipf for place in range(1, self.n_features // (1 + self.children) + 1)]
+        on = self.l0 / (1 + self.children * self.child_probability) / sum(parents)
+        return [p for parent in parents for p in (on * parent, *[self.child_probability] * self.children)]
 
 
 class Sequences(Strict):
@@ -1108,6 +1126,8 @@ class Scored(Strict):
     reads: tuple[str, str]
     """Where else the truth stands: the tokens with their states and the trained model; for a subject that has only
     one of these, or neither, the activations in their place, because DVC wants a fixed number."""
+
+
 class OfFamily(OfSubject):
     family: str | None = None
     """The kind of world, which is held out as a whole; None: the subject is a family of its own."""

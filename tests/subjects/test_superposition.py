@@ -138,10 +138,13 @@ def test_log_normal_magnitudes_have_the_moments_of_scipy() -> None:
     assert set(constant.unique().tolist()) == {0.0, 1.0}
 
 
-def test_worlds_of_folded_normal_magnitudes_keep_the_hash_that_they_had() -> None:
-    """As in the metrics of the study `synthetic`, which were made before there was another law."""
+def test_worlds_of_before_keep_the_hash_that_they_had() -> None:
+    """As in the metrics of the study `synthetic`, which were made before there were other laws."""
     index = {path: load_world(path, ROOT / "subjects").data for path in ("song", "superposition")}
-    dumped = {path: data.model_dump(mode="json", exclude={"magnitudes"}) for path, data in index.items()}
+    dumped = {
+        path: data.model_dump(mode="json", exclude={"magnitudes", "zipf", "children", "child_probability"})
+        for path, data in index.items()
+    }
     for path, data in index.items():
         assert parameters_sha256(data) == sha256(json.dumps(dumped[path], sort_keys=True).encode()).hexdigest()
     changed = index["song"].model_copy(update={"magnitudes": "log_normal"})
@@ -224,3 +227,43 @@ def test_the_stage_writes_rows_and_truth_with_what_made_them(tmp_path: Path, mon
     assert index["generator"].startswith("synthetic features drawn by sae_lens.synthetic 6.")
     assert index["model_sha256"] == features_sha256(truth.directions)
     assert index["tokens_sha256"] == parameters_sha256(load_world("song").data)
+
+
+def test_children_are_on_only_where_their_parent_is_and_frequencies_fall_as_zipf_says() -> None:
+    """Five parents of three children: each probability from its definition, the children's independent of each other."""
+    data = world(l0=2, zipf=0.7, children=3, child_probability=0.4)
+    fires = on(draw(data)).reshape(TRAIN, 5, 4)
+    parents, children = fires[..., 0], fires[..., 1:]
+    assert children[parents == 0].max() == 0
+    weights = np.arange(1, 6) ** -0.7
+    p = 2 / (1 + 3 * 0.4) * weights / weights.sum()
+    np.testing.assert_allclose(parents.mean(0), p, atol=4.5 * np.sqrt(p.max() * (1 - p.max()) / TRAIN))
+    given = children[parents == 1]
+    np.testing.assert_allclose(given.mean(0), 0.4, atol=4.5 * np.sqrt(0.24 / len(given)))
+    assert np.abs(np.corrcoef(given.T)[~np.eye(3, dtype=bool)]).max() < 5 / np.sqrt(len(given))
+    assert fires.sum((1, 2)).mean() == pytest.approx(2, abs=0.05)
+    found = np.corrcoef(parents.T)[~np.eye(5, dtype=bool)]
+    assert np.abs(found).max() < 5 / np.sqrt(TRAIN)
+    assert parameters_sha256(data) != parameters_sha256(data.model_copy(update={"child_probability": 0.5}))
+
+
+def test_zipf_alone_leaves_features_independent() -> None:
+    fires = on(draw(world(zipf=1.0)))
+    p = L0 / (1 / np.arange(1, FEATURES + 1)).sum() / np.arange(1, FEATURES + 1)
+    assert p[0] > 0.9
+    np.testing.assert_allclose(fires.mean(0), p, atol=4.5 * np.sqrt(0.25 / TRAIN))
+    assert np.abs(np.corrcoef(fires.T)[~np.eye(FEATURES, dtype=bool)]).max() < 5 / np.sqrt(TRAIN)
+
+
+@pytest.mark.parametrize(
+    ("change", "allowed"),
+    [
+        ({"children": 2}, "number of children that, one added, divides n_features"),
+        ({"children": 3, "correlation": 0.3}, "zipf and children without exactly and correlation"),
+        ({"zipf": 1.0, "l0": 3, "exactly": True}, "zipf and children without exactly and correlation"),
+        ({"zipf": 2.0}, "at which no feature is always on; the first would be at 2.51"),
+    ],
+)
+def test_hierarchies_that_cannot_be_drawn_are_refused(change: dict[str, Any], allowed: str) -> None:
+    with pytest.raises(ValueError, match=allowed):
+        world(**change)

@@ -75,6 +75,29 @@ def test_a_world_of_states(project: Path) -> None:
     assert (out / "truth.json").read_bytes() == first
 
 
+def test_rows_that_are_states_themselves(project: Path) -> None:
+    """From the raw draw on; their dimensions are the values of the variables, which the peers must say."""
+    (project / "subjects/walker-states.yaml").write_text((ROOT / "subjects/walker-states.yaml").read_text())
+    edit(project / "subjects/walker-states.yaml", lambda content: content["sae"].update(SHORT))
+    sizes = {"model": 1, "train": 150, "validation": 50, "test": 80}
+    edit(project / "subjects/walker-states.yaml", lambda content: content["data"]["world"].update(sequences=sizes))
+    stage("synthesise")("walker-states")
+    stage("gaussian")("walker-states")
+    for arm in ("trained", "gaussian"):
+        stage("train")("walker-states", "small", arm)
+    stage("stability")("walker-states", "small", "gaussian", "gaussian")
+    stability = read_json(metrics_dir("walker-states", "small") / "stability.json")
+    assert stability["held_out"]["repeated"] > 0.5  # rows of a transformer would be refused for it
+    assert stability["held_out"]["rows"] == 80 * 12
+    stage("truth")("walker-states", "small", "gaussian")
+    found = read_json(metrics_dir("walker-states", "small") / "truth.json")
+    for figure in ("coverage", "recall", "purity"):
+        assert found["figures"][figure]["peers"]["neurons"] == 1
+    assert found["figures"]["coverage"]["nulls"]["permuted"] < 0.5 < found["figures"]["coverage"]["value"]
+    assert (found["control"], found["phase"]["go"]) == ("gaussian", 0)
+    assert {row["rule"] for row in found["phase"]["rules"] if not row["met"]} >= {"recall"}
+
+
 def test_addition_and_its_go_table(project: Path, tokens: Tokens) -> None:
     edit(project / "subjects/modular.yaml", lambda content: (content["data"].update(p=P), content.update(phase=PHASE)))
     write_tokens(tokens, tokens_dir("modular"))

@@ -16,6 +16,7 @@ from reseed import ReseedError
 from reseed.activations.store import Activations, Rows
 from reseed.artifacts import read_json
 from reseed.params import RANDOM_MODEL, SPLITS, Train, Variant
+from reseed.saes.checks import EXACT_STATES
 from reseed.saes.export import evaluate
 from reseed.saes.rows import blocks, seen_by
 from reseed.stability.dictionaries import SeedSet
@@ -29,10 +30,13 @@ near a threshold to its other side."""
 
 
 def check_rows(activations: Activations, folder: Path) -> None:
-    """Raise ReseedError for a held-out split whose rows are those of another split.
+    """Raise ReseedError for a held-out split whose rows are those of another split, unless they are states of a world,
+    of which there are few: what is found there carries its share of repeated rows, and no claim rests on it.
 
     folder: where these activations are.
     """
+    if str(activations.index.get("generator", "")).startswith(EXACT_STATES):
+        return
     digests = {split: _digests(activations.rows(split)) for split in SPLITS}
     for other, split in combinations(SPLITS, 2):
         share = torch.isin(digests[split], digests[other]).double().mean().item()

@@ -10,11 +10,21 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 import torch
-from sae_lens.synthetic import ActivationGenerator, FeatureDictionary, LowRankCorrelationMatrix, orthogonal_initializer
+from sae_lens.synthetic import (
+    ActivationGenerator,
+    FeatureDictionary,
+    HierarchyNode,
+    LowRankCorrelationMatrix,
+    hierarchy_modifier,
+    orthogonal_initializer,
+)
 from torch import Tensor
 
 from reseed.artifacts import derive_seed
 from reseed.params import SPLITS, PublishedWorld, States, Superposition
+
+ADDED = ("magnitudes", "zipf", "children", "child_probability")
+"""Fields of Superposition that its first worlds had not."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,9 @@ def features_sha256(directions: Tensor) -> str:
 
 def parameters_sha256(data: Superposition | PublishedWorld | States) -> str:
     """What stands in for the hash of the tokens: that of the parameters, which the rows follow from."""
-    # a law that is left at its default is left out, so that the rows of older worlds keep their hash
-    left_out = {"magnitudes"} if getattr(data, "magnitudes", "") == "folded_normal" else None
+    # what is left at its default is left out, so that the rows of older worlds keep their hash
+    fields = type(data).model_fields
+    left_out = {name for name in ADDED if name in fields and getattr(data, name) == fields[name].default}
     return sha256(json.dumps(data.model_dump(mode="json", exclude=left_out), sort_keys=True).encode()).hexdigest()
 
 
@@ -80,7 +91,17 @@ def _exactly(data: Superposition, rows: int) -> Tensor:
 
 
 def _firing(data: Superposition) -> ActivationGenerator:
-    """Which features are on, as activations of 0 and 1: thresholded normals, correlated within their group."""
+    """Which features are on, as activations of 0 and 1: thresholded normals, correlated within their group, or
+    children gated by their parents."""
+    if data.zipf or data.children:
+        family = 1 + data.children
+        trees = [
+            HierarchyNode(parent, [HierarchyNode(parent + child) for child in range(1, family)])
+            for parent in range(0, data.n_features, family)
+        ]
+        return ActivationGenerator(
+            data.n_features, torch.tensor(data.firing_probabilities()), modify_activations=hierarchy_modifier(trees)
+        )
     correlation = None
     if data.correlation:
         member = torch.eye(data.groups).repeat_interleave(data.n_features // data.groups, dim=0)
