@@ -1,14 +1,26 @@
-"""A site's project of which every number is known: tables of latents, their examples and their partners, by rule."""
+"""A site's project of which every number is known: tables of latents, causal tests and P(correct), by rule."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
-from reseed.artifacts import write_parquet
+from reseed.artifacts import read_json, write_csv, write_json, write_parquet
+from reseed.interventions.protocol import LATENT, NULLS, REFERENCES, Measured
+from reseed.interventions.report import calibration_rows, causal_summary, dose_rows
+from reseed.stability.detector import detection
+from reseed.stability.jackknife import Groups
+from reseed.stability.planted import HONEST
+from reseed.stability.reliability import content, diagram
+from tests.conftest import ROOT
+from tests.stability.test_detector import found, world_of
+from tests.stability.test_reliability import family
 
 VARIANTS = ("modular/topk-k4", "modular/topk-k8", "gsm8k-gpt/gpt-topk-16", "superposition/even-topk-12")
 WITH_TABLES = "modular/topk-k4"
@@ -44,3 +56,74 @@ def planted_tables(folder: Path) -> None:
         for seed, latent in living[["seed", "latent"]].itertuples(index=False) for other in SEEDS if other != seed
     ]  # fmt: skip
     write_parquet(folder / "examples" / "partners.parquet", pd.DataFrame(partners))
+
+
+def with_p_correct(folder: Path) -> None:
+    """Give the planted table the columns that it has where a model of P(correct) is shipped."""
+    file = folder / "tables" / "latents.parquet"
+    table = pd.read_parquet(file)
+    columns = {name: (table["latent"] / by).where(table["alive"]) for name, by in (("c_dec", 1000), ("p_correct", 100))}
+    write_parquet(file, table.assign(**columns))
+
+
+def planted_causal(folder: Path) -> None:
+    """causal.json and its curves, by their own writers, of five seeds whose effects are 0.01 apart.
+
+    digit=1 is beyond every control; digit=2, whose effect is 0.5, is not: a principal component pushes the other way by
+    0.9, at equal KL the soft-frozen SAE by 0.7, and at equal norm the untrained SAE moves it by 1.2.
+    """
+    doses = [-1.0, 1.0]
+
+    def measured(latent: float, untrained: float, seed: int) -> Measured:
+        directions = dict.fromkeys((*NULLS, *REFERENCES), 0.1) | {LATENT: latent + 0.01 * (seed - 2)}
+        effect = {"norm": directions | {"pca": -0.9, "untrained_sae": untrained}}
+        effect["kl"] = directions | {"frozen_sae": -0.7}
+        curves = {name: np.array([-size, size]) for name, size in effect["norm"].items()}
+        figures = {"slope": latent / 2, "calibration_error": 0.03125, "monotone": 1.0, "specificity": 0.625}
+        return Measured(effect, latent=seed, figures=figures, curves=curves, predicted=np.array([-2.0, 2.0]))
+
+    every = {
+        name: [measured(*sizes, seed) for seed in range(5)]
+        for name, sizes in {"digit=1": (2.0, 0.0), "digit=2": (0.5, 1.2)}.items()
+    }
+    read_out, on = SimpleNamespace(kind="output", auc=0.9), torch.tensor([True, False])
+    concept = SimpleNamespace(prevalence=lambda _: 0.25)
+    bench: Any = SimpleNamespace(concept=concept, on=on, read_out=read_out, read_outs=(read_out,))
+    untold = {"digit=3": {"output": 0.5}}
+    write_json(folder / "causal.json", causal_summary(dict.fromkeys(every, bench), every, untold, Groups(5), 0.95))
+    write_csv(folder / "causal_calibration.csv", calibration_rows(every, doses))
+    write_csv(folder / "causal_doses.csv", dose_rows(every, doses))
+
+
+def planted_reliability(folder: Path) -> None:
+    """metrics/reliability/worlds.json and its diagram, by their own writers, from a few planted families."""
+    sets = [family(name, i, n=100) for i, name in enumerate("abc")]
+    odd = [found("odd", HONEST, 6 + i, 0.95, i) for i in range(3)]  # honest, and look planted
+    seed_sets = [*(one for name in "abc" for one in world_of(name, 4.0)), *odd]
+    write_json(folder / "worlds.json", content(sets, 1, 0.95) | {"detector": detection(seed_sets, 0.8)})
+    write_csv(folder / "worlds.csv", diagram(sets))
+
+
+def planted_truth(metrics: Path) -> None:
+    """Beside the committed truth of modular/topk-k4: one that is go, one of a subject without rules, and a made-up
+    world of states that breaks a rule by its L0, one by its interval and lacks a figure."""
+    known = read_json(ROOT / "metrics/superposition/known-12/truth.json")
+    write_json(metrics / "superposition/known-12/truth.json", known)
+    write_json(metrics / "superposition/unruled/truth.json", known | {"phase": known["phase"] | {"rules": []}})
+    interval = {"low": 0.7, "high": 0.9}
+    nulls = {"untrained": 0.25, "control": 0.375, "permuted": 0.125}
+    peers = {"neurons": 0.5, "pca": 0.5625, "ica": 0.4375, "linear_probe": 0.9375}
+    figures = {
+        "coverage": {"value": 0.8, **interval, "nulls": nulls, "exceeds_nulls": 1, "peers": peers},
+        "absorption": {"value": 0.0625, "low": 0.0, "high": 0.125, "nulls": {"untrained": 0.5}},
+        "fidelity": {"value": 0.96875, "low": 0.9, "high": 1.0, "no_evidence": "L0 >= d_in: as many latents as that"},
+        **{name: {"value": value, "low": value, "high": value} for name, value in
+           {"l0": 36.0, "l0_over_d_in": 1.125, "alive_fraction": 0.75}.items()},
+    }  # fmt: skip
+    rules = [
+        {"rule": "coverage", "bound": 0.75, "met": 0, "found": 0.8, "low": 0.7, "exceeds_nulls": 1},
+        {"rule": "gt_mcc", "bound": 0.9, "met": 0},
+    ]
+    phase = {"question": "Are states found?", "rules": rules, "sparse": 0, "go": 0}
+    facts = {"truth": "states", "control": "random_model", "seeds": 5, "concepts": 41, "concepts_untested": 7}
+    write_json(metrics / "stack/made-up/truth.json", facts | {"figures": figures, "phase": phase})

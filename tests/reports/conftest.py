@@ -10,7 +10,17 @@ import pytest
 from reseed.artifacts import read_json, sha256, write_json
 from reseed.reports.site.pages import build
 from tests.conftest import ROOT
-from tests.reports.builders import CACHED, CLAIM, VARIANTS, WITH_TABLES, planted_tables
+from tests.reports.builders import (
+    CACHED,
+    CLAIM,
+    VARIANTS,
+    WITH_TABLES,
+    planted_causal,
+    planted_reliability,
+    planted_tables,
+    planted_truth,
+    with_p_correct,
+)
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +35,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / "metrics" / name, root / "metrics" / name, ignore=CACHED)
     shutil.copy(ROOT / "metrics" / "replication.json", root / "metrics" / "replication.json")
     planted_tables(root / "metrics" / WITH_TABLES)
+    with_p_correct(root / "metrics" / WITH_TABLES)
+    planted_truth(root / "metrics")
+    planted_causal(root / "metrics" / WITH_TABLES)
+    planted_reliability(root / "metrics" / "reliability")
     verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
     evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]
     gates = [

@@ -15,13 +15,22 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from reseed.artifacts import read_json
+from reseed.artifacts import read_json, write_json
 from reseed.cli import app
 from reseed.reports.site.collect import Workspace
 from reseed.reports.site.figures import figure, shown
 from reseed.reports.site.pages import ASSETS, build, on_frontier
 from tests.conftest import ROOT
-from tests.reports.builders import CACHED, CLAIM, LATENTS, SEEDS, VARIANTS, WITH_TABLES, planted_tables
+from tests.reports.builders import (
+    CACHED,
+    CLAIM,
+    LATENTS,
+    SEEDS,
+    VARIANTS,
+    WITH_TABLES,
+    planted_tables,
+    with_p_correct,
+)
 
 VOID = {"meta", "link", "br", "input", "img"}
 
@@ -186,12 +195,17 @@ def test_a_panel_without_its_table_names_the_command(pages: dict[str, Element]) 
     assert whole.all("form")
 
 
-def test_a_panel_without_examples_says_how_to_get_them(tmp_path: Path) -> None:
+def test_a_panel_says_how_to_get_its_examples_and_what_its_p_correct_is_worth(tmp_path: Path) -> None:
     for variant in ("modular/topk-k4", "modular/other"):
         shutil.copytree(ROOT / "metrics/modular/topk-k4", tmp_path / "metrics" / variant, ignore=CACHED)
         planted_tables(tmp_path / "metrics" / variant)
         shutil.rmtree(tmp_path / "metrics" / variant / "examples")
     shutil.copy(ROOT / "study.yaml", tmp_path / "study.yaml")
+    other = tmp_path / "metrics/modular/other"
+    with_p_correct(other)
+    worst = {"name": "logic", "brier": 0.21, "ece": 0.1}
+    told = {"transfer": {"brier": 0.125, "ece": 0.07, "worst_family": worst}, "verdict": "told more"}
+    write_json(other / "stability.json", read_json(other / "stability.json") | {"reliability": told})
     build(tmp_path / "site", tmp_path)
     asked, not_asked = (
         " ".join(parse(tmp_path / "site/variants/modular" / f"{name}.html").text.split())
@@ -199,6 +213,13 @@ def test_a_panel_without_examples_says_how_to_get_them(tmp_path: Path) -> None:
     )
     assert "dvc pull metrics/modular/topk-k4/examples, or make them with dvc repro examples@modular-topk-k4;" in asked
     assert "No study asks for examples of these latents" in not_asked
+    # P(correct) stands beside what it is worth; where no model filled the column there is none
+    assert "Brier score is 0.125 on families of worlds that it never saw (on logic, the worst, 0.210); told more." in (
+        not_asked
+    )
+    (panel,) = parse(tmp_path / "site/variants/modular/topk-k4.html").all("div", id="explorer")
+    assert panel.attributes["data-more"] == ""
+    assert "P(correct)" not in asked
     # nothing is known of files that no lock names, and nothing was claimed
     assert sources(parse(tmp_path / "site/variants/modular/other.html"))[0]["stage"] == ""
     assert "Subject modular" in parse(tmp_path / "site/index.html").text
@@ -218,6 +239,115 @@ def test_the_data_of_latents_are_those_of_the_tables(site: Path) -> None:
     assert of_seed["partners"]["7"] == [[0, 42, 0.875, 0.625], [2, 42, 0.875, 0.625]]
 
 
+def test_the_list_of_latents_has_p_correct_where_the_table_has_it(site: Path, pages: dict[str, Element]) -> None:
+    page = pages[f"variants/{WITH_TABLES}.html"]
+    (panel,) = page.all("div", id="explorer")
+    assert panel.attributes["data-more"] == "c_dec p_correct"
+    heads = [cell.text for cell in page.all("table", id="list")[0].all("th")]
+    assert heads == ["seed / latent", "fires on", "reappears", "partner cosine", "c_dec", "P(correct)"]
+    data = json.loads((site / f"data/latents/{WITH_TABLES}.js").read_text().partition(" = ")[2].rstrip(";\n"))
+    assert (data["p_correct"][49], data["c_dec"][49]) == (0.49, 0.049)
+    assert data["p_correct"][50] is None  # dead
+
+
+def rows_of(page: Element, caption: str) -> dict[str, list[str]]:
+    """Heading -> cells of the rows of a table."""
+    (table,) = (t for t in page.all("table") if t.all("caption")[0].text == caption)
+    rows = (
+        [" ".join(cell.text.split()) for cell in row.children if isinstance(cell, Element)] for row in table.all("tr")
+    )
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_a_no_go_reads_as_no_go_and_without_rules_there_is_no_verdict(pages: dict[str, Element]) -> None:
+    page = pages["truth.html"]
+    decided = rows_of(page, "Every SAE of a subject with rules")
+    assert {head.split("Do ")[0].split("Are ")[0]: row[-1] for head, row in decided.items()} == {
+        "SAE": "verdict", "modular/topk-k4": "no-go", "stack/made-up": "no-go", "superposition/known-12": "go",
+    }  # fmt: skip
+    rules, sparse, _ = next(row for head, row in decided.items() if head.startswith("stack/made-up"))
+    assert rules == (
+        "coverage ≥ 0.750: 0.800 [0.700, 0.900], above its nulls: not metgt_mcc ≥ 0.900: not measured: not met"
+    )
+    assert sparse == "1.125: not below 1"
+    planes, _, _ = next(row for head, row in decided.items() if head.startswith("modular/topk-k4"))
+    assert planes.endswith("planes ≥ 0.800: 0.000 [0.000, 0.000], not above its nulls: not met")
+    assert [badge.text for badge in page.all("span", class_="badge verdict go")] == ["go"]
+    assert "superposition/unruled" in rows_of(page, "SAEs of superposition: how faithful, how sparse")
+    links = [a.attributes["href"] for a in page.all("a") if a.text == "modular/topk-k4"]
+    assert set(links) == {"variants/modular/topk-k4.html"}
+    assert "no evidence: L0 ≥ d_in" in rows_of(page, "SAEs of stack: how faithful, how sparse")["stack/made-up"][1]
+
+
+def test_scores_stand_beside_nulls_and_peers_on_the_page_and_all_of_them_at_the_variant(
+    project: Path, pages: dict[str, Element]
+) -> None:
+    scores = rows_of(pages["truth.html"], "Scores of stack beside the strictest null and peers")
+    assert scores["coverage made-up"] == [
+        "0.800 [0.700, 0.900]", "0.375 random_model arm", "yes", "0.500", "0.562", "0.438", "0.938 linear probe",
+    ]  # fmt: skip
+    assert "absorption made-up" not in scores
+    found = read_json(project / "metrics" / WITH_TABLES / "truth.json")["figures"]["plane_cosine"]
+    null = max(found["nulls"].values())
+    shown = rows_of(pages["truth.html"], "Scores of modular beside the strictest null and peers")
+    assert null > found["value"]
+    assert shown["plane_cosine topk-k4"][1:3] == [f"{null:.3f} random_model arm", "no"]
+    every = rows_of(pages[f"variants/{WITH_TABLES}.html"], "Against 10 planes")
+    assert every["plane_cosine"][2] == ", ".join(
+        f"{name.replace('control', 'random_model arm')} {value:.3f}" for name, value in found["nulls"].items()
+    )
+    assert "planes of held-out rows 0.997" in every["plane_cosine"][3]
+
+
+def test_causal_tests_and_their_charts_are_those_of_the_metrics(
+    project: Path, site: Path, pages: dict[str, Element]
+) -> None:
+    passed = rows_of(pages["truth.html"], "Concepts that an edit of a latent moves more than every control")
+    assert passed["modular/topk-k4"] == [
+        "2", "1", "1", "1.250 [1.230, 1.270]principal component -0.900 [-0.900, -0.900]",
+        "1.250 [1.230, 1.270]soft-frozen SAE -0.700 [-0.700, -0.700]", "1", "0", "0", "1",
+    ]  # fmt: skip
+    concepts = rows_of(pages[f"variants/{WITH_TABLES}.html"], "Each concept: its latents beside controls")
+    assert {name: row[-1] for name, row in concepts.items()} == {"concept": "passes", "digit=1": "yes", "digit=2": "no"}
+    assert concepts["digit=2"][3].endswith("untrained SAE 1.200 [1.200, 1.200]")
+    assert "Untold: digit=3." in pages[f"variants/{WITH_TABLES}.html"].text
+    charts = json.loads((site / "data/truth.js").read_text().partition(" = ")[2].rstrip(";\n"))
+    for name, file in (
+        ("calibration-modular-topk-k4", f"{WITH_TABLES}/causal_calibration.csv"),
+        ("doses-modular-topk-k4", f"{WITH_TABLES}/causal_doses.csv"),
+        ("reliability-worlds", "reliability/worlds.csv"),
+    ):
+        header, *lines = (project / "metrics" / file).read_text().splitlines()
+        assert charts[name]["columns"] == header.split(",")
+        assert len(charts[name]["rows"]) == len(lines) > 3
+        for row, text in zip(charts[name]["rows"], lines, strict=True):
+            for value, part in zip(row, text.split(","), strict=True):
+                assert value == (part if isinstance(value, str) else float(part))
+        assert sources(pages["truth.html"])[charts[name]["file"]]["file"] == f"metrics/{file}"
+
+
+def test_the_detector_stands_with_its_false_alarms_and_what_it_let_pass(
+    project: Path, pages: dict[str, Element]
+) -> None:
+    rows = rows_of(pages["truth.html"], "The detector of what is stable and wrong, on families that it never saw")
+    assert rows["planted"] == ["12", "0", "0.000", "12"]
+    assert rows["honest (false alarms)"] == ["15", "3", "0.200", "\N{EN DASH}"]
+    made = read_json(project / "metrics/reliability/worlds.json")
+    assert f"Verdict: {made['verdict']}." in pages["truth.html"].text
+    skill = made["transfer"]["signals"]["skill_above_reappearance"]
+    models = rows_of(pages["truth.html"], "P(correct) of a latent, on families that the model never saw")
+    assert models["all signals (shipped)"][3].startswith(
+        f"{skill['value']:.3f} [{skill['low']:.3f}, {skill['high']:.3f}]over seeds {skill['seeds_low']:.3f} to"
+    )
+
+
+def test_a_workspace_without_known_truth_says_what_would_measure_it(tmp_path: Path) -> None:
+    build(tmp_path / "site", tmp_path)
+    page = parse(tmp_path / "site/truth.html")
+    assert "No stage truth, causal or reliability has run in this workspace" in page.text
+    assert not page.all("table")
+
+
 def test_the_frontier_holds_what_no_converged_variant_beats() -> None:
     def point(name: str, l0: float, ev: float, kappa: float, settled: str = "converged") -> dict[str, Any]:
         return {"name": name, "l0": l0, "ev": ev, "kappa": kappa, "settled": settled}
@@ -231,7 +361,7 @@ def test_the_frontier_holds_what_no_converged_variant_beats() -> None:
 
 
 def test_pages_are_whole_and_every_link_leads_somewhere(site: Path, pages: dict[str, Element]) -> None:
-    assert len(pages) == 4 + len(VARIANTS)
+    assert len(pages) == 5 + len(VARIANTS)
     for name, page in pages.items():
         ids = [e.attributes["id"] for e in page.walk() if "id" in e.attributes]
         assert len(ids) == len(set(ids)), name

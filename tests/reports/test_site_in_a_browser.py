@@ -21,6 +21,7 @@ PAGES = (
     "index.html",
     "frontier.html",
     "benchmarks.html",
+    "truth.html",
     "replication.html",
     PANEL,
     "variants/gsm8k-gpt/gpt-topk-16.html",
@@ -197,6 +198,20 @@ def test_a_choice_changes_the_chart(site: Path, browser: Browser) -> None:
     browser.wait(f"{path} != {before!r}")
 
 
+def test_a_concept_that_is_chosen_is_drawn_at_its_doses(site: Path, browser: Browser) -> None:
+    browser.look(1000, "light")
+    browser.open(site / "truth.html")
+    chart = "document.querySelector('[data-chart=calibration-modular-topk-k4] svg')"
+    drawn = (
+        f"[...{chart}.querySelectorAll('.mark-symbol.role-mark path')].map((p) => p.getAttribute('transform')).join()"
+    )
+    before = browser.evaluate(drawn)
+    assert before.count("translate") == 2  # the doses
+    browser.tab_to("e.matches('select[data-for=calibration-modular-topk-k4]')")
+    browser.press("ArrowDown")
+    browser.wait(f"{drawn} != {before!r}")
+
+
 def test_latents_are_found_and_shown_by_keyboard(site: Path, project: Path, browser: Browser) -> None:
     browser.look(1000, "light")
     browser.open(site / PANEL)
@@ -219,6 +234,8 @@ def test_latents_are_found_and_shown_by_keyboard(site: Path, project: Path, brow
     listed = browser.evaluate("[...document.querySelectorAll('#list tbody button')].map((b) => b.textContent)")
     order = sorted(expected, key=lambda latent: (-(latent % 3), -latent))
     assert listed == [f"1 / {latent}" for latent in order]
+    first = browser.evaluate("[...document.querySelector('#list tbody tr').cells].map((cell) => cell.textContent)")
+    assert first[-2:] == [f"{order[0] / 1000:.3f}", f"{order[0] / 100:.3f}"]  # c_dec and P(correct)
     # the first of them, by Enter
     browser.tab_to("e.closest('#list') && e.tagName == 'BUTTON'")
     browser.press("Enter")
@@ -230,6 +247,7 @@ def test_latents_are_found_and_shown_by_keyboard(site: Path, project: Path, brow
     rows = "[...document.querySelectorAll('#latent tr')].map((row) => [...row.cells].map((cell) => cell.textContent))"
     figures = dict(browser.evaluate(f"{rows}.filter((row) => row.length == 2)"))
     assert figures["firing count"] == str(100 * (chosen + 1))
+    assert figures["P(correct)"] == f"{chosen / 100:.3f}"
     training_rows = read_json(project / "metrics" / WITH_TABLES / "stability.json")["held_out"]["training_rows"]
     assert float(figures["firing frequency"]) == pytest.approx(100 * (chosen + 1) / training_rows, rel=5e-3)
     texts = browser.evaluate("[...document.querySelectorAll('#latent .example')].map((e) => e.textContent)")

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
-from reseed.artifacts import write_json
-from reseed.reports import studies
+from reseed.artifacts import read_json, write_json
+from reseed.interventions import protocol
+from reseed.reports import studies, truth
+from reseed.stability.planted import PLANTED
+from reseed.stability.reliability import MODELS
 from reseed.stability.variants import compare_variants
+from tests.conftest import ROOT
+from tests.reports.builders import planted_causal, planted_reliability, planted_truth
 from tests.stability.test_variants import HIGH, LOW, evidence
 
 
@@ -102,3 +107,114 @@ def test_benchmarks_stand_beside_their_controls_and_say_what_was_left_out(tmp_pa
     for converged, said in ((5, "| tiny/`topk` | 2 |"), (4, "| tiny/`topk`, 4 of 5 seeds converged | 2 |")):
         write_json(of / "stability.json", {"seeds": 5, "trained": {"seeds_converged": converged}})
         assert said in studies.benchmarks(tmp_path / "metrics")
+
+
+def section(text: str, title: str) -> str:
+    """What stands under a heading, up to the next of its level."""
+    return text.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+
+
+def line(text: str, begin: str) -> str:
+    (found,) = (one for one in text.splitlines() if one.startswith(begin))
+    return found
+
+
+def test_go_and_no_go_stand_with_every_rule_and_what_was_found(tmp_path: Path) -> None:
+    planted_truth(tmp_path / "metrics")
+    write_json(tmp_path / "metrics/modular/topk-k4/truth.json", read_json(ROOT / "metrics/modular/topk-k4/truth.json"))
+    decided = section(studies.page(tmp_path), "Go or no-go")
+    assert line(decided, "| superposition/`known-12` |") == (
+        "| superposition/`known-12` | Do SAEs find features that are known to be there? | "
+        "fidelity ≥ 0.95: 0.978 [0.978, 0.978], above its nulls: met; "
+        "gt_mcc ≥ 0.9: 1.000 [1.000, 1.000], above its nulls: met; "
+        "recall ≥ 0.9: 1.000 [1.000, 1.000], above its nulls: met | 0.120 | **go** |"
+    )
+    # as many latents as dimensions, a low end below the bound, and a figure that nobody measured
+    assert line(decided, "| stack/`made-up` |") == (
+        "| stack/`made-up` | Are states found? | coverage ≥ 0.75: 0.800 [0.700, 0.900], above its nulls: not met; "
+        "gt_mcc ≥ 0.9: not measured: not met | 1.125, not below 1 | **no-go** |"
+    )
+    planes = line(decided, "| modular/`topk-k4` |")
+    assert "planes ≥ 0.8: 0.000 [0.000, 0.000], not above its nulls: not met" in planes
+    assert planes.endswith("| **no-go** |")
+    assert "unruled" not in decided  # no rules, no verdict
+    assert "| superposition/`unruled` |" in section(studies.page(tmp_path), "Known truth")
+
+
+def test_scores_stand_beside_their_strictest_null_their_peers_and_the_ceiling(tmp_path: Path) -> None:
+    planted_truth(tmp_path / "metrics")
+    write_json(tmp_path / "metrics/stack/made-up/stability.json", {"seeds": 5, "trained": {"seeds_converged": 4}})
+    known = section(studies.page(tmp_path), "Known truth")
+    scores = known.partition("### Scores: stack\n")[2].partition("###")[0]
+    assert line(scores, "| coverage |") == (
+        "| coverage | `made-up`, 4 of 5 seeds converged | 0.800 [0.700, 0.900] | 0.375 (random_model arm) | yes | "
+        "0.500 | 0.562 | 0.438 | 0.938 (linear probe) |"
+    )
+    assert "| recall |" not in scores  # only figures that there are
+    assert line(known, "| stack/`made-up`, 4 of 5 seeds converged |") == (
+        "| stack/`made-up`, 4 of 5 seeds converged | 41 concepts of exact states, 7 more too rare | "
+        "0.969 [0.900, 1.000], no evidence: L0 ≥ d_in |  |  | 36.00 | 1.125 | 75% |  |"
+    )
+    # the committed directions, whose strictest null was drawn with the decoders' covariance
+    found = read_json(ROOT / "metrics/superposition/known-12/truth.json")["figures"]["gt_mcc"]
+    assert found["nulls"]["covariance"] == max(found["nulls"].values())
+    directions = known.partition("### Scores: superposition\n")[2]
+    assert f"| {found['nulls']['covariance']:.3f} (covariance) | yes |" in line(directions, "| gt_mcc | `known-12` |")
+
+
+def test_planes_that_cannot_be_tested_say_so(tmp_path: Path) -> None:
+    committed = read_json(ROOT / "metrics/modular/topk-k4/truth.json")
+    left = {name: one for name, one in committed["figures"].items() if name not in ("planes", "coverage")}
+    rules = [{"rule": "planes", "bound": 0.8, "met": 0}]
+    changed = {"testable": 0, "figures": left, "phase": committed["phase"] | {"rules": rules}}
+    write_json(tmp_path / "metrics/modular/noise/truth.json", committed | changed)
+    text = studies.page(tmp_path)
+    assert "| 10 planes, not testable: the model's waves explain too little |" in text
+    assert "| planes ≥ 0.8: not measured: not met | 0.031 | **no-go** |" in text
+
+
+def test_causal_tests_count_what_passes_beside_the_strongest_control_and_null_saes(tmp_path: Path) -> None:
+    planted_causal(tmp_path / "metrics/modular/topk-k4")
+    passed, _, edits = section(studies.page(tmp_path), "Causal tests").partition("\n| SAE | slope |")
+    # half width of a mean of five seeds 0.01 apart: t(4) * sqrt(0.00025 / 5) = 2.776 * 0.00707 = 0.0196
+    assert line(passed, "| modular/`topk-k4` |") == (
+        "| modular/`topk-k4` | 2 | 1 | 1 | 1.250 [1.230, 1.270] (principal component -0.900) | "
+        "1.250 [1.230, 1.270] (soft-frozen SAE -0.700) | 1 | 0 | 0 | 1 |"
+    )
+    assert line(edits, "| modular/`topk-k4` |") == (
+        "| modular/`topk-k4` | 0.625 [0.625, 0.625] | 0.031 [0.031, 0.031] | 1.000 [1.000, 1.000] | "
+        "0.625 [0.625, 0.625] |  |  |"
+    )
+    untold = {"judged": 0, "passed": 0, "untold": {"a": {}, "b": {}}, "null_saes": dict.fromkeys(
+        ("latent", *protocol.NULL_SAES), 0)}  # fmt: skip
+    write_json(tmp_path / "metrics/modular/blind/causal.json", untold)
+    assert "| modular/`blind` | 0 | 0 | 2 |  |  | 0 | 0 | 0 | 0 |" in studies.page(tmp_path)
+
+
+def test_p_correct_stands_with_its_skills_and_the_detector_with_its_false_alarms(tmp_path: Path) -> None:
+    planted_reliability(tmp_path / "metrics/reliability")
+    made, shown = read_json(tmp_path / "metrics/reliability/worlds.json"), {}
+    text = section(studies.page(tmp_path), "P(correct) and the detector")
+    assert f"Verdict: {made['verdict']}." in text
+    for figure, one in made["transfer"]["signals"].items():
+        if figure != "worst_family":
+            shown[figure] = f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
+    worst = max(made["held_out"], key=lambda name: made["held_out"][name]["signals"]["brier"])
+    brier = made["held_out"][worst]["signals"]["brier"]
+    assert made["shipped"] == "signals"
+    assert line(text, "| all signals (shipped) |") == (
+        f"| all signals (shipped) | {shown['brier']} | {shown['ece']} | {shown['skill_above_constant']} | "
+        f"{shown['skill_above_reappearance']} | {worst}: {brier:.3f} |"
+    )
+    # honest sets of one family look planted: a detector that lets them pass sees no plant
+    assert line(text, "| planted |") == "| planted | 12 | 0 | 0% | 12 |"
+    assert line(text, "| honest (false alarms) |") == "| honest (false alarms) | 15 | 3 | 20% |  |"
+    assert line(text, "| planted: label leak |") == "| planted: label leak | 0 | 0 |  |  |"
+
+
+def test_the_names_of_controls_models_and_plants_are_those_of_their_writers() -> None:
+    assert set(truth.CONTROLS) == set(protocol.NULLS)
+    assert truth.NULL_SAES == protocol.NULL_SAES
+    assert set(truth.SUPERVISED) == set(protocol.REFERENCES)
+    assert set(truth.MODELS) == set(MODELS)
+    assert {at[1] for at in truth.SEED_SETS.values() if at[0] == "controls"} == set(PLANTED)

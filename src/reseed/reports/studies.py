@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from reseed.artifacts import read_json
+from reseed.reports import truth
 
 TITLES = {"sae_probes": "Probes on 113 data sets", "evals": "SAEBench", "ce_bench": "Contrastive scores"}
 SAE_CONTROLS = {
@@ -55,6 +58,30 @@ Not CE-Bench itself but its definitions ([Gulko et al. 2025](https://arxiv.org/a
 subject's own test documents, one edited in its numbers or its relations. A maximum over latents grows with their
 number: compare only within a line. *As published* keeps two faults of the published code.
 """
+GO = """
+Every subject commits its rules before its run. A rule is met if the low end of the figure's interval reaches the bound
+and the figure exceeds its nulls seed by seed; *go* needs every rule and an L0 below d_in, since with as many latents as
+dimensions anything is reconstructed ([truth.md](truth.md#go-or-no-go)).
+"""
+KNOWN = """
+SAEs against what is known of their subject, on test rows: a figure says something where it exceeds its nulls, of which
+the strictest stands here. Peers need not be beaten: the model's dimensions, PCA and ICA as detectors, and a ceiling.
+Fidelity is no evidence where L0 reaches d_in. What a figure is, and the nulls: [truth.md](truth.md).
+"""
+CAUSAL = """
+Latents are edited and the state is read behind the edit. What counts is how many concepts *passed*: the effect of
+their latents is beyond every control at equal norm and at equal KL divergence of the output, after Holm's correction.
+*Untold* concepts no read-out tells from unedited rows; they are not judged. Effects are log-odds, means over concepts,
+beside the control of the largest. Last, the passes at equal norm alone, beyond the controls that are no SAEs: of the
+SAE, and of null SAEs, whose passes are no evidence. As predicted: slope 1 and calibration error 0; specificity is 0.5
+where all concepts move alike ([causal.md](causal.md)).
+"""
+RELIABILITY = """
+What stability says about the correctness of a latent, on families of worlds that the model never saw: only the skill
+above reappearance alone makes more of it than counting seeds. Brier score and calibration error: smaller is better;
+intervals delete a family. The detector is to raise an alarm for seed sets that were planted to agree and be wrong, and
+for no honest one; *passed* sets would be believed ([reliability.md](reliability.md)).
+"""
 CALIBRATION = """
 c_dec is the mean |cosine| of two latents of one decoder, lowest where k is the number of features that are on
 ([Chanin and Garriga-Alonso 2025](https://arxiv.org/abs/2508.16560)). The k chosen is its elbow; the k that is most
@@ -83,6 +110,7 @@ def page(root: Path = Path()) -> str:
     parts = [HEAD]
     for path in sorted((metrics / "comparisons").glob("*.json")):
         parts.append(f"\n## Variants: {path.stem}\n\n{_comparison(read_json(path))}")
+    parts.append(correctness(metrics))
     described = {path.parent.name: read_json(path) for path in sorted(metrics.glob("*/subject.json"))}
     if language := {name: one for name, one in described.items() if "accuracy" not in one["model"]}:
         parts.append(f"\n## Language models\n{LANGUAGE}\n{_language(language)}")
@@ -94,6 +122,25 @@ def page(root: Path = Path()) -> str:
         parts.append(f"\n## Certificates\n{CERTIFICATES}\n{_certificates(certified)}")
     for path in sorted((metrics / "factorial").glob("*.json")):
         parts.append(f"\n## Initialisation, order and model: {path.stem}\n\n{_factorial(read_json(path))}")
+    return "".join(parts)
+
+
+def correctness(metrics: Path) -> str:
+    """What is known to be right: the go/no-go table, scores, causal tests, and P(correct) of a latent."""
+    parts = []
+    known = {_named(path): read_json(path) for path in sorted(metrics.glob("*/*/truth.json"))}
+    if judged := {name: one for name, one in known.items() if truth.ruled(one)}:
+        parts.append(f"\n## Go or no-go\n{GO}\n{_go(judged)}")
+    if known:
+        parts.append(f"\n## Known truth\n{KNOWN}\n{_fidelity(known)}")
+        for subject in dict.fromkeys(name.partition("/")[0] for name in known):
+            of = {name: one for name, one in known.items() if name.partition("/")[0] == subject}
+            parts.append(f"\n### Scores: {subject}\n\n{_scores(of)}")
+    if edited := {_named(path): read_json(path) for path in sorted(metrics.glob("*/*/causal.json"))}:
+        parts.append(f"\n## Causal tests\n{CAUSAL}\n{_causal(edited)}")
+    if fitted := sorted(metrics.glob("reliability/*.json")):
+        parts.append(f"\n## P(correct) and the detector\n{RELIABILITY}")
+        parts += [f"\n### {path.stem}\n\n{_reliability(read_json(path))}" for path in fitted]
     return "".join(parts)
 
 
@@ -137,6 +184,113 @@ def _comparison(content: dict[str, Any]) -> str:
         cells.append(against.get("verdict", "baseline"))
         lines.append(cells)
     return _table(header, lines)
+
+
+def _go(judged: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, one in judged.items():
+        phase, figures = one["phase"], one["figures"]
+        rules = []
+        for rule in phase["rules"]:
+            found = f"{interval(figures[rule['rule']])}, " if "found" in rule else ""
+            rules.append(f"{rule['rule']} ≥ {rule['bound']:g}: {found}{truth.met(rule)}")
+        sparse = "" if phase["sparse"] else ", not below 1"
+        l0 = f"{figures['l0_over_d_in']['value']:.3f}{sparse}"
+        lines.append([name, phase["question"], "; ".join(rules), l0, f"**{truth.verdict(phase)}**"])
+    return _table(["SAE", "question", "rules", "L0 / d_in", "verdict"], lines)
+
+
+def _fidelity(known: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for name, one in known.items():
+        figures = one["figures"]
+        fidelity = figures["fidelity"]
+        unusable = ", no evidence: L0 ≥ d_in" if "no_evidence" in fidelity else ""
+        lines.append(
+            [
+                name, truth.known(one), interval(fidelity) + unusable, _null(fidelity, one),
+                f"{fidelity['peers']['pca_at_l0']:.3f}" if "peers" in fidelity else "",
+                f"{figures['l0']['value']:.2f}", f"{figures['l0_over_d_in']['value']:.3f}",
+                f"{figures['alive_fraction']['value']:.0%}",
+                interval(figures["accuracy"]) if "accuracy" in figures else "",
+            ]
+        )  # fmt: skip
+    header = [
+        "SAE", "known", "fidelity", "strictest null", "PCA at L0", "L0", "L0 / d_in", "alive", "accuracy of the model",
+    ]  # fmt: skip
+    return _table(header, lines)
+
+
+def _scores(known: dict[str, dict[str, Any]]) -> str:
+    lines = []
+    for figure in dict.fromkeys(figure for one in known.values() for figure in truth.scores(one)):
+        for name, one in known.items():
+            if found := one["figures"].get(figure):
+                peers, ceiling = found.get("peers", {}), truth.ceiling(found)
+                above = {0: "no", 1: "yes"}.get(found.get("exceeds_nulls"), "")
+                lines.append(
+                    [
+                        figure, name.partition("/")[2], interval(found), _null(found, one), above,
+                        *(f"{peers[peer]:.3f}" if peer in peers else "" for peer in truth.PEERS),
+                        f"{peers[ceiling]:.3f} ({truth.CEILINGS[ceiling]})" if ceiling else "",
+                    ]
+                )  # fmt: skip
+    header = ["figure", "SAE", "value", "strictest null", "exceeds nulls", *truth.PEERS.values(), "ceiling"]
+    return _table(header, lines)
+
+
+def _null(figure: dict[str, Any], of: dict[str, Any]) -> str:
+    null = truth.strictest(figure)
+    return f"{figure['nulls'][null]:.3f} ({truth.named(null, of)})" if null else ""
+
+
+def _causal(edited: dict[str, dict[str, Any]]) -> str:
+    passed, edits = [], []
+    for name, one in edited.items():
+        mean, effects = one.get("mean", {}), []
+        for matching in ("norm", "kl"):
+            if found := mean.get(f"effect_at_equal_{matching}"):
+                control = truth.strongest(found)
+                beside = f"{truth.CONTROLS[control]} {found[control]['value']:.3f}"
+                effects.append(f"{interval(found['latent'])} ({beside})")
+            else:
+                effects.append("")
+        alone = (f"{one['null_saes'][which]}" for which in ("latent", *truth.NULL_SAES))
+        passed.append([name, f"{one['judged']}", f"{one['passed']}", f"{len(one['untold'])}", *effects, *alone])
+        edits.append([name, *(interval(mean[figure]) if figure in mean else "" for figure in truth.EDITS)])
+    header = [
+        "SAE", "judged", "passed", "untold", "effect at equal norm (strongest control)",
+        "at equal KL (strongest control)", "passes at equal norm alone",
+        *(truth.CONTROLS[which] for which in truth.NULL_SAES),
+    ]  # fmt: skip
+    return f"{_table(header, passed)}\n{_table(['SAE', *truth.EDITS.values()], edits)}"
+
+
+def _reliability(content: dict[str, Any]) -> str:
+    models = []
+    for name, label in truth.MODELS.items():
+        one = content["transfer"][name]
+        worst = one["worst_family"]
+        models.append(
+            [
+                f"{label} (shipped)" if name == content["shipped"] else label,
+                *(interval(one[figure]) for figure in ("brier", "ece")),
+                *(interval(one[skill]) if skill in one else "" for skill in truth.SKILLS),
+                f"{worst['name']}: {worst['brier']:.3f}",
+            ]
+        )
+    header = ["model", "Brier score", "calibration error", *truth.SKILLS.values(), "Brier score of the worst family"]
+    detector = content["detector"]
+    sets = []
+    for label, at in truth.SEED_SETS.items():
+        found = reduce(getitem, at, detector)
+        rate = f"{found['rate']:.0%}" if "rate" in found else ""
+        sets.append([label, f"{found['sets']}", f"{found['alarms']}", rate, f"{found.get('passed', '')}"])
+    return (
+        f"Verdict: {content['verdict']}.\n\n{_table(header, models)}\n"
+        f"{_table(['seed sets', 'sets', 'alarms', 'rate', 'passed'], sets)}\n"
+        f"Plants that left the latents right, counted nowhere: {detector['detected']['idle']}.\n"
+    )
 
 
 def _language(subjects: dict[str, dict[str, Any]]) -> str:

@@ -184,6 +184,101 @@ def controls(labels: list[str], title: str) -> dict[str, Any]:
     }
 
 
+def causal_calibration(concept: str) -> dict[str, Any]:
+    """Rows (concept, dose, predicted, observed): a line a concept; `concept` is chosen."""
+    across = _quantity("predicted", "predicted change of log-odds")
+    up = _quantity("observed", "observed change of log-odds")
+    in_order = {"x": across, "y": up, "order": {"field": "predicted", "type": "quantitative"}}
+    return {
+        "width": "container",
+        "height": 300,
+        "params": [{"name": "concept", "value": concept}],
+        "layer": [
+            {
+                "mark": {"type": "line", "strokeDash": [4, 3]},
+                "encoding": {"x": across, "y": _quantity("predicted", "observed change of log-odds")},
+            },
+            {
+                "mark": {"type": "line", "strokeWidth": 1, "opacity": 0.5},
+                "encoding": in_order | {"detail": {"field": "concept"}},
+            },
+            {
+                "transform": [{"filter": "datum.concept == concept"}],
+                "mark": {"type": "line", "point": {"size": 30}, "strokeWidth": 2},
+                "encoding": in_order
+                | {
+                    "color": {"datum": "the concept chosen", "type": "nominal", "title": None},
+                    "tooltip": [{"field": name} for name in ("concept", "dose", "predicted", "observed")],
+                },
+            },
+        ],
+    }
+
+
+def causal_doses(direction: str, supervised: list[str]) -> dict[str, Any]:
+    """Rows (direction, dose, change): a line a direction, coloured by its kind; `direction` is chosen."""
+    kinds = ["latent", "found with labels", "control"]
+    of = f"indexof({json.dumps(supervised)}, datum.direction) >= 0 ? '{kinds[1]}' : '{kinds[2]}'"
+    return {
+        "width": "container",
+        "height": 300,
+        "params": [{"name": "direction", "value": direction}],
+        "transform": [{"calculate": f"datum.direction == '{kinds[0]}' ? '{kinds[0]}' : {of}", "as": "kind"}],
+        "mark": {"type": "line", "point": {"size": 18}},
+        "encoding": {
+            "x": _quantity("dose", "dose (standard deviations of the latent's activation)"),
+            "y": _quantity("change", "change of log-odds"),
+            "color": {"field": "kind", "type": "nominal", "title": None, "scale": {"domain": kinds}},
+            "detail": {"field": "direction"},
+            "strokeWidth": {
+                "condition": {
+                    "test": f"datum.direction == direction || datum.direction == '{kinds[0]}'",
+                    "value": 3,
+                },
+                "value": 1,
+            },
+            "tooltip": [{"field": name} for name in ("direction", "dose", "change")],
+        },
+    }
+
+
+def reliability(families: list[str]) -> dict[str, Any]:
+    """Rows (model, family, predicted, observed, share, latents): a line a family; `model` is chosen."""
+    whole = {"domain": [0, 1]}
+    across = _quantity("predicted", "predicted P(correct), mean of a bin", scale=whole)
+    up = _quantity("observed", "share of correct latents", scale=whole)
+    family = {"field": "family", "type": "nominal", "title": "held-out family", "scale": {"domain": families}}
+    return {
+        "width": "container",
+        "height": 360,
+        "params": [{"name": "model", "value": "signals"}],
+        "transform": [{"filter": "datum.model == model"}],
+        "layer": [
+            {
+                "mark": {"type": "rule", "strokeDash": [4, 3]},
+                "encoding": {
+                    "x": {"datum": 0, "type": "quantitative"},
+                    "y": {"datum": 0, "type": "quantitative"},
+                    "x2": {"datum": 1},
+                    "y2": {"datum": 1},
+                },
+            },
+            {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"x": across, "y": up, "color": family}},
+            {
+                "mark": {"type": "point", "filled": True, "opacity": 0.8},
+                "encoding": {
+                    "x": across,
+                    "y": up,
+                    "color": family,
+                    "shape": family,  # more families than colours
+                    "size": _quantity("share", "share of latents", legend={"format": "%", "tickCount": 3}),
+                    "tooltip": [{"field": name} for name in ("family", "predicted", "observed", "latents")],
+                },
+            },
+        ],
+    }
+
+
 def firing(most: int) -> dict[str, Any]:
     """Rows of latents that are shown (`log_count`): how often they fire, up to `most` rows.
 

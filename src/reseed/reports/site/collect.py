@@ -88,6 +88,10 @@ class Workspace:
     def has(self, file: str) -> bool:
         return (self.root / file).is_file()
 
+    def found(self, pattern: str) -> list[str]:
+        """The files that a pattern matches, in order."""
+        return [str(path.relative_to(self.root)) for path in sorted(self.root.glob(pattern))]
+
     def json(self, file: str) -> dict[str, Any]:
         """The content of a metrics file; raises ReseedError if it is missing or not JSON."""
         if file not in self._read:

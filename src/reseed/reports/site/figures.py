@@ -158,6 +158,10 @@ class Explorer:
     """Of the trained arm; its control arms have as many."""
     certificates: Cell
     """Which arms' agreement may be used, in words."""
+    more: list[str]
+    """Columns that only some tables have, and the list of latents then shows."""
+    about: Cell
+    """What these are."""
     kind: str = "explorer"
 
 

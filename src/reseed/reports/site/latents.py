@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from reseed.reports.site.collect import Variant
 from reseed.reports.site.figures import Cell, Explorer, Numbers
@@ -16,6 +17,8 @@ FIGURES = (
     "encoder_decoder_cosine", "reappearance", "partner_cosine", "best_cosine", "activation_correlation",
 )  # fmt: skip
 """Columns of latents.parquet that may be absent."""
+MORE = {"c_dec": " c_dec: mean |cosine| of its decoder row to those of the other latents of its seed.", "p_correct": ""}
+"""Likewise, which the list shows as well, and what they are."""
 
 
 def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, certificates: Cell, out: Path) -> Explorer:
@@ -23,7 +26,8 @@ def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, certificates: Ce
     workspace = numbers.workspace
     place = f"data/latents/{v.subject}/{v.name}"
     (out / place).parent.mkdir(parents=True, exist_ok=True)
-    columns = ["arm", "seed", "latent", "firing_count", "alive", *(name for name in FIGURES if name in table)]
+    columns = ["arm", "seed", "latent", "firing_count", "alive", *(name for name in (*FIGURES, *MORE) if name in table)]
+    more = [name for name in MORE if name in table]
     frame = table[columns].assign(alive=table["alive"].astype(int))
     content = {name: [_plain(value) for value in frame[name]] for name in columns}
     _write(out / f"{place}.js", "window.RESEED.latents", content)
@@ -46,7 +50,25 @@ def explorer(numbers: Numbers, v: Variant, table: pd.DataFrame, certificates: Ce
         stage=workspace.exemplified.get((v.subject, v.name), ""),
         training_rows=v.stability.get("held_out", {}).get("training_rows"),
         certificates=certificates,
+        more=more,
+        about=Markup("").join(_p_correct(numbers, v) if name == "p_correct" else MORE[name] for name in more),
     )
+
+
+def _p_correct(numbers: Numbers, v: Variant) -> Cell:
+    """What P(correct) is worth: the errors of its model where it was not fitted."""
+    file = f"{v.folder}/stability.json"
+    if not numbers.has(file, "reliability"):
+        return ""
+    at = ("reliability", "transfer")
+    worst = v.stability["reliability"]["transfer"]["worst_family"]["name"]
+    return Markup(
+        " P(correct): by a model whose Brier score is {} on families of worlds that it never saw (on {}, the worst, "
+        "{}); {}."
+    ).format(
+        numbers.of(file, *at, "brier"), worst, numbers.of(file, *at, "worst_family", "brier"),
+        numbers.mark(v.stability["reliability"]["verdict"], file, "reliability/verdict"),
+    )  # fmt: skip
 
 
 def _rows(examples: pd.DataFrame) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from reseed.reports.site.figures import (
     code,
 )
 from reseed.reports.site.replication import replication_section
+from reseed.reports.site.truth import truth_sections, variant_truth_sections
 
 PACKAGE = "reseed.reports.site"
 VEGA_LITE = "6.4"
@@ -69,6 +70,7 @@ def build(out: Path = Path("site"), root: Path = Path()) -> list[Path]:
             _index(workspace, variants),
             _frontier(workspace, variants),
             _benchmarks(workspace, variants),
+            _truth(workspace, variants),
             _replication(workspace),
         ]
         for variant in variants:
@@ -260,6 +262,7 @@ def _variant(workspace: Workspace, v: Variant) -> Page:
     sections = [_stability(page, v), _curves(workspace, page, v), _matches(workspace, page, v)]
     if workspace.has(f"{v.folder}/certificate.json"):
         sections.insert(2, _certificate(page, v))
+    sections += variant_truth_sections(page, v)
     sections += benchmark_sections(page, [v])
     page.sections = sections
     return page
@@ -561,6 +564,19 @@ def _benchmarks(workspace: Workspace, variants: list[Variant]) -> Page:
         numbers,
     )  # fmt: skip
     page.sections = benchmark_sections(page, variants)
+    return page
+
+
+def _truth(workspace: Workspace, variants: list[Variant]) -> Page:
+    numbers = Numbers(workspace)
+    page = Page(
+        "truth.html", "Known truth",
+        "That something comes back from another seed does not make it right. Where the truth is known, SAEs are scored "
+        "against it and their latents edited; what must be exceeded stands beside every figure.",
+        numbers,
+    )  # fmt: skip
+    names = {f"{v.subject}/{v.name}": v for v in variants}
+    page.sections = truth_sections(page, {name: _link(_address(v), name) for name, v in names.items()})
     return page
 
 

@@ -15,6 +15,8 @@
   let found = [], listed = PAGE, chosen = -1;
 
   const three = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+  const optional = panel.dataset.more.split(" ").filter(Boolean);
+  const titles = { c_dec: "c_dec", p_correct: "P(correct)" };
   const key = (one, name) => `arm ${one.arm}, seed ${one.seed}, latent ${one.latent}: ${name}`;
   const element = (tag, properties = {}, ...children) => {
     const made = Object.assign(document.createElement(tag), properties);
@@ -49,7 +51,7 @@
       button.setAttribute("aria-label", `${one.seed} / ${one.latent}: seed and latent`);
       button.addEventListener("click", () => choose(one, true));
       const row = element("tr", { className: one.place === chosen ? "chosen" : "" }, element("th", { scope: "row" }, button));
-      for (const [name, text] of [["firing_count", String(one.firing_count)], ["reappearance", three(one.reappearance)], ["partner_cosine", three(one.partner_cosine)]]) {
+      for (const [name, text] of [["firing_count", String(one.firing_count)], ["reappearance", three(one.reappearance)], ["partner_cosine", three(one.partner_cosine)], ...optional.map((name) => [name, three(one[name])])]) {
         row.append(element("td", {}, text === "–" ? text : RESEED.number(text, source, key(one, name))));
       }
       return row;
@@ -68,7 +70,7 @@
     const names = Object.keys(table).filter((name) => !["arm", "seed", "latent"].includes(name) && one[name] !== null);
     const rows = names.map((name) => {
       const text = name === "alive" ? (one.alive ? "yes" : "no") : name === "firing_count" ? String(one[name]) : three(one[name]);
-      return element("tr", {}, element("th", { scope: "row", textContent: name.replaceAll("_", " ") }), element("td", {}, RESEED.number(text, source, key(one, name))));
+      return element("tr", {}, element("th", { scope: "row", textContent: titles[name] ?? name.replaceAll("_", " ") }), element("td", {}, RESEED.number(text, source, key(one, name))));
     });
     const trainingRows = Number(panel.dataset.trainingRows);
     if (trainingRows) {
