@@ -1,4 +1,4 @@
-"""A null SAE put through a whole phase: the fault of SAEs that stopped at their initialisation, beside a trained twin."""
+"""A null SAE through a whole phase, the fault of SAEs that stopped at their initialisation; beside a trained twin."""
 
 from __future__ import annotations
 
@@ -55,7 +55,9 @@ def phase(lr: float) -> dict[str, Any]:
     stage("stability")("walker", "real", "random_model", "random_model")
     stage("truth")("walker", "real", "random_model")
     stage("causal")("walker", "real", "frozen")
-    found = {name: read_json(metrics_dir("walker", "real") / f"{name}.json") for name in ("stability", "truth", "causal")}
+    found = {
+        name: read_json(metrics_dir("walker", "real") / f"{name}.json") for name in ("stability", "truth", "causal")
+    }
     seeds = [read_json(sae_dir("walker", "real") / f"seed_{seed}" / "metrics.json") for seed in (0, 1, 2)]
     table = pd.read_parquet(metrics_dir("walker", "real") / "tables" / "latents.parquet")
     return found | {"seeds": seeds, "latents": table[(table["arm"] == "trained") & table["alive"]]}
@@ -67,8 +69,10 @@ def test_a_null_sae_is_rejected_at_every_gate(project: Path, monkeypatch: pytest
     real, null = phase(0.008), phase(1e-9)
     # convergence: its loss stands still, but so does its decoder, at the start
     assert [one["converged"] for one in null["seeds"]] == [0, 0, 0]
-    assert min(one["cosine_to_init"] for one in null["seeds"]) > 0.999 > max(
-        one["cosine_to_init"] for one in real["seeds"]
+    assert (
+        min(one["cosine_to_init"] for one in null["seeds"])
+        > 0.999
+        > max(one["cosine_to_init"] for one in real["seeds"])
     )
     # stability: no more agreement than its nulls, no latent that comes back, and no certificate
     agreement = null["stability"]["trained"]["pw_mcc"]
