@@ -297,7 +297,7 @@ def test_the_stage_sees_weights_and_activations_and_no_configuration(
 
 
 def test_the_shipped_artefact_is_the_tracked_metric_of_the_study_that_made_it() -> None:
-    """`cp metrics/reliability/<name>.json src/reseed/stability/reliability.json` after a study that makes one."""
+    """`cp metrics/reliability/<name>.json src/reseed/reliability.json` after a study that makes one."""
     studies = [ROOT / "study.yaml", *ROOT.glob("studies/*/study.yaml")]
     asked = {name: one for path in studies for name, one in load_study(path).reliabilities.items()}
     tracked = {name: ROOT / f"metrics/reliability/{name}.json" for name in asked}

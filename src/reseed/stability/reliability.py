@@ -24,8 +24,9 @@ from reseed.matching import Array
 from reseed.stability.jackknife import Estimate, Groups, mean_over_seeds
 from reseed.stability.report import with_interval
 
-ARTEFACT = Path(__file__).with_suffix(".json")
-"""The model that is shipped: a copy of the metric of the study that made it."""
+ARTEFACT = Path(__file__).parents[1] / "reliability.json"
+"""The model that is shipped: a copy of the metric of the study that made it, or empty. Outside this room, because only
+the stage `stability` reads it, and all that read the room would have to run again."""
 
 MEASURED = ("reappearance", "encoder_decoder_cosine", "c_dec")
 """Signals that are columns of the table of latents as they stand."""
@@ -348,7 +349,7 @@ def fitted_on_sha256(sets: Sequence[LatentSet]) -> str:
 
 def shipped(path: Path = ARTEFACT) -> dict[str, Any] | None:
     """The shipped artefact, None where there is none; raises ReseedError for one that is not JSON."""
-    return read_json(path) if path.is_file() else None
+    return read_json(path) or None
 
 
 @dataclass(frozen=True)
