@@ -14,6 +14,7 @@ ROOMS = (
 )
 GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "secrets", "stage")
 ON_TOP = ("cli", "reports", "review", "sweeps")
+DATA = ("reliability",)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -91,7 +92,7 @@ def test_the_shared_ground_stands_below_the_rooms() -> None:
 
 def test_every_place_in_the_package_is_known_here() -> None:
     found = {path.stem for path in (ROOT / "src/reseed").iterdir() if not path.name.startswith(("__", "."))}
-    assert found == {*ROOMS, *GROUND, *ON_TOP}
+    assert found == {*ROOMS, *GROUND, *ON_TOP, *DATA}
 
 
 def test_a_missing_import_edge_would_be_noticed(tmp_path: Path) -> None:
