@@ -14,6 +14,7 @@ ROOMS = (
 )
 GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "secrets", "stage")
 ON_TOP = ("cli", "reports", "review", "sweeps")
+DATA = ("reliability",)
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 
 
@@ -56,8 +57,18 @@ def code_dependencies(script: Path) -> set[str]:
 
 @pytest.mark.parametrize("stage", sorted(STAGES))
 def test_the_code_dependencies_of_a_stage_are_its_import_closure(stage: str) -> None:
-    declared = {d for d in STAGES[stage]["do"]["deps"] if d.startswith(("src/", "stages/"))}
-    assert declared == code_dependencies(ROOT / "stages" / f"{stage}.py")
+    """And the artefact of P(correct), which lies beside the rooms, where the script asks for it."""
+    declared, script = (
+        {d for d in STAGES[stage]["do"]["deps"] if d.startswith(("src/", "stages/"))},
+        ROOT / "stages" / f"{stage}.py",
+    )
+    artefact = {"src/reseed/reliability.json"} if "shipped()" in script.read_text() else set()
+    assert declared == code_dependencies(script) | artefact
+
+
+def test_the_artefact_of_p_correct_is_read_by_stability_alone() -> None:
+    reads = [name for name, stage in STAGES.items() if "src/reseed/reliability.json" in stage["do"]["deps"]]
+    assert reads == ["stability"]
 
 
 def test_every_script_is_a_stage_and_runs_the_code_of_its_own_checkout() -> None:
@@ -81,7 +92,7 @@ def test_the_shared_ground_stands_below_the_rooms() -> None:
 
 def test_every_place_in_the_package_is_known_here() -> None:
     found = {path.stem for path in (ROOT / "src/reseed").iterdir() if not path.name.startswith(("__", "."))}
-    assert found == {*ROOMS, *GROUND, *ON_TOP}
+    assert found == {*ROOMS, *GROUND, *ON_TOP, *DATA}
 
 
 def test_a_missing_import_edge_would_be_noticed(tmp_path: Path) -> None:
