@@ -287,16 +287,17 @@ def test_scores_stand_beside_nulls_and_peers_on_the_page_and_all_of_them_at_the_
         "0.800 [0.700, 0.900]", "0.375 random_model arm", "yes", "0.500", "0.562", "0.438", "0.938 linear probe",
     ]  # fmt: skip
     assert "absorption made-up" not in scores
-    found = read_json(project / "metrics" / WITH_TABLES / "truth.json")["figures"]["plane_cosine"]
+    truth = read_json(project / "metrics" / WITH_TABLES / "truth.json")
+    found = truth["figures"]["plane_cosine"]
     null = max(found["nulls"].values())
     shown = rows_of(pages["truth.html"], "Scores of modular beside the strictest null and peers")
     assert null > found["value"]
     assert shown["plane_cosine topk-k4"][1:3] == [f"{null:.3f} random_model arm", "no"]
-    every = rows_of(pages[f"variants/{WITH_TABLES}.html"], "Against 10 planes")
+    every = rows_of(pages[f"variants/{WITH_TABLES}.html"], f"Against {len(truth['frequencies'])} planes")
     assert every["plane_cosine"][2] == ", ".join(
         f"{name.replace('control', 'random_model arm')} {value:.3f}" for name, value in found["nulls"].items()
     )
-    assert "planes of held-out rows 0.997" in every["plane_cosine"][3]
+    assert f"planes of held-out rows {found['peers']['held_out_planes']:.3f}" in every["plane_cosine"][3]
 
 
 def test_causal_tests_and_their_charts_are_those_of_the_metrics(
