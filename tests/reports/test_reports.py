@@ -87,8 +87,12 @@ def test_every_plot_is_drawn_without_network(tmp_path: Path, monkeypatch: pytest
     locks = [
         yaml.safe_load(lock.read_text())["stages"] for lock in (ROOT / "dvc.lock", *ROOT.glob("studies/*/dvc.lock"))
     ]
-    compared = [sum(name.startswith("stability@") for name in lock) for lock in locks]
-    assert len(drawn) == 2 * (3 * sum(compared) + sum(count > 0 for count in compared))
+    compared, edited, fitted = (
+        [sum(name.startswith(f"{stage}@") for name in lock) for lock in locks]
+        for stage in ("stability", "causal", "reliability")
+    )
+    plots_of_stages = 3 * sum(compared) + 2 * sum(edited) + sum(fitted)
+    assert len(drawn) == 2 * (plots_of_stages + sum(count > 0 for count in compared))
     for path in drawn:
         assert path.stat().st_size > 3000, path
     steps = (tmp_path / "metrics_modular_topk-k4_steps.svg").read_text()
