@@ -230,7 +230,7 @@ def test_the_stage_writes_rows_and_truth_with_what_made_them(tmp_path: Path, mon
 
 
 def test_children_are_on_only_where_their_parent_is_and_frequencies_fall_as_zipf_says() -> None:
-    """Five parents of three children: each probability from its definition, the children's independent of each other."""
+    """Five parents of three children: each probability from its definition, the children independent of each other."""
     data = world(l0=2, zipf=0.7, children=3, child_probability=0.4)
     fires = on(draw(data)).reshape(TRAIN, 5, 4)
     parents, children = fires[..., 0], fires[..., 1:]

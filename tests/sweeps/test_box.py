@@ -67,7 +67,8 @@ def test_a_box_becomes_a_node_runs_the_sweep_and_keeps_nothing(
     commit(here)
     before = ray_processes()
     paths = os.pathsep.join([str(SOURCES), *(path for path in sys.path if "site-packages" in path or "ray" in path)])
-    setting = f"env GRPC_ENABLE_FORK_SUPPORT=0 RAY_AUTH_MODE=disabled PYTHONPATH={paths} {sys.executable} -m ray.scripts.scripts"
+    variables = f"GRPC_ENABLE_FORK_SUPPORT=0 RAY_AUTH_MODE=disabled PYTHONPATH={paths}"
+    setting = f"env {variables} {sys.executable} -m ray.scripts.scripts"
     start = f"{setting} start --head --port 6399 --ray-client-server-port 10001 --include-dashboard=false --num-gpus 1"
     socket = ["-S", str(tmp_path / "tunnel")]
     try:
