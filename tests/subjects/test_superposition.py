@@ -248,8 +248,8 @@ def test_children_are_on_only_where_their_parent_is_and_frequencies_fall_as_zipf
 
 
 def test_zipf_alone_leaves_features_independent() -> None:
-    fires = on(draw(world(zipf=1.0)))
-    p = L0 / (1 / np.arange(1, FEATURES + 1)).sum() / np.arange(1, FEATURES + 1)
+    fires = on(draw(world(l0=3.5, zipf=1.0)))
+    p = 3.5 / (1 / np.arange(1, FEATURES + 1)).sum() / np.arange(1, FEATURES + 1)
     assert p[0] > 0.9
     np.testing.assert_allclose(fires.mean(0), p, atol=4.5 * np.sqrt(0.25 / TRAIN))
     assert np.abs(np.corrcoef(fires.T)[~np.eye(FEATURES, dtype=bool)]).max() < 5 / np.sqrt(TRAIN)
