@@ -9,9 +9,6 @@ VENV := .venv
 REMOTE ?= $(CURDIR)/.dvc/remote
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
-# threads of OpenBLAS that have nothing to do sleep at once: by default they spin on the core that something else needs
-# (a stage of 23 s takes minutes beside another one); no number depends on it
-export OPENBLAS_THREAD_TIMEOUT ?= 4
 
 .PHONY: help setup remotes minilm ray repro sweep test test-all smoke faults lint log table plots report bench ravel lock
 

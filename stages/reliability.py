@@ -22,7 +22,7 @@ def reliability(study_file: str, name: str) -> dict[str, Any]:
         planted = read_json(metrics_dir(one.subject, one.variant) / "planted.json")
         seed_sets += figures_of_planted(planted, one.family or one.subject, f"{one.subject}/{one.variant}")
     out = Path("metrics") / "reliability"
-    detector = {"detector": detection(seed_sets, options.correctness.stable_kappa)}
+    detector = {"detector": detection(seed_sets, options.correctness.stable_kappa, options.confidence)}
     write_json(out / f"{name}.json", content(sets, asked.version, options.confidence) | detector)
     write_csv(out / f"{name}.csv", diagram(sets))
     return {"reliability": asked}

@@ -67,7 +67,8 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
             traces = read_traces(beside_rows)
         else:
             traces = read_traces(tokens_dir(subject))
-            check_traced(sha256(tokens_dir(subject) / "index.json"), activations.index, activations_dir(subject, TRAINED))
+            tokens = sha256(tokens_dir(subject) / "index.json")
+            check_traced(tokens, activations.index, activations_dir(subject, TRAINED))
         concepts = concepts_of(traces, settings.rows, subject)
         fitted = _double(activations, "train", concepts.train_places)
         test = _double(activations, "test", concepts.test_places)

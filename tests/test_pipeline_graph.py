@@ -9,8 +9,8 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 ROOMS = (
-    *("subjects", "text", "models", "activations", "saes", "stability", "truth", "interventions"),
-    *("replication", "benchmarks", "claims"),
+    *("subjects", "text", "models", "activations", "saes", "stability", "coverage", "truth"),
+    *("interventions", "replication", "benchmarks", "claims"),
 )
 GROUND = ("_saelens_hook", "artifacts", "assignment", "matching", "params", "secrets", "stage")
 ON_TOP = ("cli", "reports", "review", "sweeps")

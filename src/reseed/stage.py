@@ -47,7 +47,8 @@ def run_stage(body: Callable[..., Mapping[str, BaseModel | object]]) -> None:
         torch.set_num_threads(compute.threads)
         _be_deterministic(compute)
         started = time.time()
-        with threadpool_limits(compute.threads):
+        # numpy's matrices here are small: two threads of BLAS spend many times their work on waiting for each other
+        with threadpool_limits({"blas": 1, "openmp": compute.threads}):
             used = body(*arguments)
         write_json(RUNS / f"{_instance(script, arguments)}.json", _facts(script, arguments, used, compute, started))
     except ReseedError as error:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from reseed.saes.step import gradients_of, resample, take_step
 from reseed.stage import progress
 
 SEEN_ROWS = 256
+SMALL_STEP = 1 << 24
+"""Weights of the stack times rows of a step, up to which a second thread costs more than it does."""
 
 Log = Callable[[int, dict[str, float]], None]
 
@@ -60,7 +63,8 @@ def train_saes(
     ceiling, size = training.last_constant_step, variant.group_size
     if not run.step:
         _snapshot(architecture, run, feed, list(range(len(run.members))))
-    with progress(training.max_steps * training.batch_size, f"{len(run.members)} SAEs", "row") as bar:
+    total = training.max_steps * training.batch_size
+    with _threads_for(run, training), progress(total, f"{len(run.members)} SAEs", "row") as bar:
         bar.update(run.step * training.batch_size)
         while run.members:
             run.step += 1
@@ -88,6 +92,18 @@ def train_saes(
         remove_checkpoint(checkpoint)
     place = {key: i for i, key in enumerate((k, seed) for k in ks_of(variant, ks) for seed in train.seeds)}
     return sorted(run.done, key=lambda sae: place[sae.k, sae.seed])
+
+
+@contextmanager
+def _threads_for(run: Run, training: SaeTraining) -> Iterator[None]:
+    """One thread for small steps: an SAE has the same bytes from any number of them."""
+    threads = torch.get_num_threads()
+    if sum(p.numel() for p in run.stack.parameters.values()) * training.batch_size <= SMALL_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ks_of(variant: Variant, ks: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.stats import binomtest
 
 from reseed import ReseedError
 from reseed.params import TRAINED
@@ -113,9 +114,11 @@ class Detector:
         return bool(self.model.probability(pd.DataFrame([one.signals]))[0] < self.threshold)
 
 
-def detection(sets: Sequence[SetFigures], stable_kappa: float) -> dict[str, Any]:
+def detection(sets: Sequence[SetFigures], stable_kappa: float, confidence: float = 0.95) -> dict[str, Any]:
     """What detectors do on families that they were not fitted on: counts over planted and honest sets, by control.
 
+    Rates have exact binomial intervals (Clopper and Pearson 1934), which take the sets as independent; those of one
+    family are not, so they are too narrow rather than too wide.
     passed: planted sets of a kappa above `stable_kappa` without an alarm, which would be believed. idle: sets in which
     the fault that was planted left most latents correct; they count nowhere. Raises ReseedError for fewer than 2
     families with planted sets.
@@ -130,7 +133,11 @@ def detection(sets: Sequence[SetFigures], stable_kappa: float) -> dict[str, Any]
 
     def count(chosen: Sequence[tuple[SetFigures, bool]]) -> dict[str, Any]:
         alarms = sum(alarm for _, alarm in chosen)
-        return {"sets": len(chosen), "alarms": alarms} | ({"rate": alarms / len(chosen)} if chosen else {})
+        counted: dict[str, Any] = {"sets": len(chosen), "alarms": alarms}
+        if chosen:
+            interval = binomtest(alarms, len(chosen)).proportion_ci(confidence, method="exact")
+            counted |= {"rate": alarms / len(chosen), "low": interval.low, "high": interval.high}
+        return counted
 
     planted, honest = ([pair for pair in outcomes if getattr(pair[0], kind)] for kind in ("planted", "honest"))
     wrong = [pair for pair in outcomes if pair[0].control not in PLANTED and not pair[0].honest]

@@ -384,6 +384,11 @@ def judge(
                 "brier": moved["brier"]["value"],
                 "ece": moved["ece"]["value"],
                 "skill_above_constant": moved["skill_above_constant"]["value"],
+                **(
+                    {"skill_above_reappearance": moved["skill_above_reappearance"]["value"]}
+                    if "skill_above_reappearance" in moved
+                    else {}  # the model is that of reappearance alone
+                ),
                 "worst_family": moved["worst_family"],
             },
             "verdict": artefact["verdict"],

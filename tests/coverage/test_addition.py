@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from reseed.stability.coverage import coverage_summary, explained, held_out_operands, parts_of, relabelled, swaps_of
 from torch import Tensor
 
 from reseed import ReseedError
 from reseed.activations.store import Activations, read_activations, write_activations
 from reseed.artifacts import activations_dir, artefacts, fingerprint, metrics_dir, read_json, sha256, tokens_dir
 from reseed.params import SPLITS
-from reseed.stability.coverage import coverage_summary, explained, held_out_operands, parts_of, relabelled, swaps_of
 from reseed.stability.jackknife import Groups
 from reseed.text.tokens import Tokens, write_tokens
 from tests.conftest import ROOT, P, provenance, stage

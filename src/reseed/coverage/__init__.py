@@ -1,0 +1,1 @@
+"""Domain coverage: which parts of its domain the SAEs of a subject explain, and what a relabelling does to latents."""
