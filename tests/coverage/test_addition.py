@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from reseed.stability.coverage import coverage_summary, explained, held_out_operands, parts_of, relabelled, swaps_of
 from torch import Tensor
 
 from reseed import ReseedError
 from reseed.activations.store import Activations, read_activations, write_activations
 from reseed.artifacts import activations_dir, artefacts, fingerprint, metrics_dir, read_json, sha256, tokens_dir
+from reseed.coverage.addition import addition_domain, held_out_operands, parts_of, swaps_of
+from reseed.coverage.domain import coverage_summary, explained, kept
 from reseed.params import SPLITS
 from reseed.stability.jackknife import Groups
 from reseed.text.tokens import Tokens, write_tokens
@@ -42,7 +43,7 @@ def saved(x: Tensor, path: Path) -> Activations:
 def test_an_sae_that_is_exact_on_one_part_and_blind_on_the_other(tmp_path: Path) -> None:
     activations = saved(along((EIGHT.sum(1) < 8).long()), tmp_path / "a")  # those that wrap along the first dimension
     saes = [(exact_sae(4, [0]), exact_sae(4, [1]))] * 3
-    found = coverage_summary(saes, [np.ones(8, bool)] * 3, activations, EIGHT, 8, Groups(3), 0.95)
+    found = coverage_summary(saes, [np.ones(8, bool)] * 3, addition_domain(activations, EIGHT, 8), Groups(3), 0.95)
     assert found["parts"]["wraps"] == pytest.approx({"value": 1, "low": 1, "high": 1, "untrained": 0})
     assert found["parts"]["does_not_wrap"] == pytest.approx({"value": 0, "low": 0, "high": 0, "untrained": 1})
     assert found["parts"]["all"]["value"] == pytest.approx(28 / 64)
@@ -50,7 +51,7 @@ def test_an_sae_that_is_exact_on_one_part_and_blind_on_the_other(tmp_path: Path)
     # of the rows of an answer c, c + 1 do not wrap: the worst answer of the SAE is 7, that of the other one is 0
     assert found["worst_answer"]["value"] == pytest.approx(0)
     assert found["worst_answer"]["untrained"] == pytest.approx(1 / 8)
-    assert (found["rows"], found["swapped_rows"], found["answers_tested"]) == (64, 56, 1)
+    assert (found["rows"], found["relabelled_rows"], found["answers_tested"]) == (64, 56, 1)
 
 
 def test_the_worst_answer_is_the_one_that_is_not_covered() -> None:
@@ -66,14 +67,13 @@ def test_symmetric_latents_survive_a_swap_and_antisymmetric_ones_turn_round() ->
     operands = EIGHT[torch.randperm(64, generator=torch.Generator().manual_seed(0))]
     a, b = operands.double().numpy().T
     known = np.column_stack([(a + b) % 8, (a - b) ** 2, 7 + a - b, a, np.full(64, 2.0)])
-    swaps = swaps_of(operands)
-    by_swap, by_chance = relabelled(known, swaps)
+    places, partners = swaps_of(operands)
+    by_swap, by_chance = kept(known[places], known[partners])
     # cov(a, b) over all a != b is -var / 7; a constant correlates with nothing
     assert by_swap == pytest.approx([1, 1, -1, -1 / 7, 0])
     assert np.abs(by_chance).max() < 0.4
-    assert (swaps.others != torch.arange(56)).all()
-    assert sorted(swaps.others.tolist()) == list(range(56))
-    assert (operands[swaps.places][swaps.partners] == operands[swaps.places].flip(1)).all()
+    assert len(places) == 56
+    assert (operands[partners] == operands[places].flip(1)).all()
 
 
 def test_only_alive_latents_count_and_half_of_them_are_brittle(tmp_path: Path) -> None:
@@ -81,11 +81,14 @@ def test_only_alive_latents_count_and_half_of_them_are_brittle(tmp_path: Path) -
     x = torch.stack([(a + b) % 8 + 1, 8 + a - b, a + 1, torch.ones(64)], dim=1)  # all above 0: latents 0 to 3
     alive = np.array([True, True] + [False] * 6)
     saes = [(exact_sae(4, [0, 1, 2, 3]), exact_sae(4, [0]))] * 3
-    found = coverage_summary(saes, [alive] * 3, saved(x, tmp_path / "a"), EIGHT, 8, Groups(3), 0.95)
+    domain = addition_domain(saved(x, tmp_path / "a"), EIGHT, 8)
+    found = coverage_summary(saes, [alive] * 3, domain, Groups(3), 0.95)
     # of the untrained SAE the first latent is the same, and the second never fires
     assert found["relabelling"]["value"] == pytest.approx(0, abs=1e-6)
     assert found["relabelling"]["untrained"] == pytest.approx(0.5)
     assert abs(found["relabelling"]["null"]) < 0.3
+    # dimensions: the sum 1, the difference -1, a -1/7, a constant 0
+    assert found["relabelling"]["model"] == pytest.approx(-1 / 28, abs=1e-6)
     assert found["brittle"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5, "untrained": 0.5})
 
 
@@ -96,8 +99,10 @@ def test_rows_without_their_operands_are_refused(tokens: Tokens, tmp_path: Path)
         held_out_operands(activations, tokens, "u" * 64)
     with pytest.raises(ReseedError, match=r"allowed: at \['a'\]"):
         held_out_operands(activations, replace(tokens, predict="a"), "t" * 64)
-    with pytest.raises(ReseedError, match="found 0 test rows"):
-        swaps_of(torch.tensor([[0, 1], [0, 2], [3, 3]]))
+    few = torch.tensor([[0, 1], [0, 2], [3, 3]])
+    domain = addition_domain(saved(torch.eye(3), tmp_path / "b"), few, 8)
+    with pytest.raises(ReseedError, match=r"found 0 test rows .*the operands swapped.*, allowed: 4 or more"):
+        coverage_summary([], [], domain, Groups(3), 0.95)
 
 
 def test_both_stages_on_a_symmetric_model(tokens: Tokens, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

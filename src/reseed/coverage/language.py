@@ -50,7 +50,7 @@ def other_names(tokenizer: TextTokenizer) -> Tensor:
         for form in ("{}", " {}"):
             ids = (tokenizer.tokenizer.encode(form.format(name), add_special_tokens=False).ids for name in kind)
             single = [ids[0] for ids in ids if len(ids) == 1]
-            left = [token for token in dict.fromkeys(single) if int(new[token]) == token]
+            left = [token for token in dict.fromkeys(single) if int(new[token]) == token != tokenizer.unknown]
             if len(left) > 1:
                 new[torch.tensor(left)] = torch.tensor(left).roll(1)
                 found += len(left)
