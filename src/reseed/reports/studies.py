@@ -82,6 +82,13 @@ above reappearance alone makes more of it than counting seeds. Brier score and c
 intervals delete a family. The detector is to raise an alarm for seed sets that were planted to agree and be wrong, and
 for no honest one; *passed* sets would be believed ([reliability.md](reliability.md)).
 """
+DOMAIN = """
+Held-out explained variance of the whole and of the value, answer or part of the domain that each SAE explains worst;
+beside them the share of these that test rows have. Then the same tokens once what stands before them is put in another
+way that leaves its meaning: mean correlation of alive latents with themselves, of untrained SAEs and of the model's own
+dimensions, from which an SAE inherits it; *brittle* latents keep less than half. Correlation with other rows is 0
+([stability.md](stability.md#where-it-holds-parts-of-the-domain-relabelling-other-text)).
+"""
 CALIBRATION = """
 c_dec is the mean |cosine| of two latents of one decoder, lowest where k is the number of features that are on
 ([Chanin and Garriga-Alonso 2025](https://arxiv.org/abs/2508.16560)). The k chosen is its elbow; the k that is most
@@ -111,6 +118,8 @@ def page(root: Path = Path()) -> str:
     for path in sorted((metrics / "comparisons").glob("*.json")):
         parts.append(f"\n## Variants: {path.stem}\n\n{_comparison(read_json(path))}")
     parts.append(correctness(metrics))
+    if covered := {_named(path): read_json(path) for path in sorted(metrics.glob("*/*/coverage.json"))}:
+        parts.append(f"\n## Parts of the domain\n{DOMAIN}\n{_coverage(covered)}")
     described = {path.parent.name: read_json(path) for path in sorted(metrics.glob("*/subject.json"))}
     if language := {name: one for name, one in described.items() if "accuracy" not in one["model"]}:
         parts.append(f"\n## Language models\n{LANGUAGE}\n{_language(language)}")
@@ -291,6 +300,22 @@ def _reliability(content: dict[str, Any]) -> str:
         f"{_table(['seed sets', 'sets', 'alarms', 'rate', 'passed'], sets)}\n"
         f"Plants that left the latents right, counted nowhere: {detector['detected']['idle']}.\n"
     )
+
+
+def _coverage(covered: dict[str, dict[str, Any]]) -> str:
+    rows = []
+    for name, one in covered.items():
+        of, kept = class_name(one), one["relabelling"]
+        worst, tested = f"{of}: {interval(one[f'worst_{of}'])}", f"{one[f'{of}s_tested']:.3f}"
+        others = [f"{kept['untrained']:.3f}", f"{kept['model']:.3f}", interval(one["brittle"])]
+        rows.append([name, interval(one["parts"]["all"]), worst, tested, one["relabelled_by"], interval(kept), *others])
+    header = ["SAE", "explained", "worst", "tested", "put another way", "kept", "untrained", "model", "brittle"]
+    return _table(header, rows)
+
+
+def class_name(coverage: dict[str, Any]) -> str:
+    """What a coverage.json calls the classes of which it names the worst: answer, value or part."""
+    return next(key for key in coverage if key.startswith("worst_")).removeprefix("worst_")
 
 
 def _language(subjects: dict[str, dict[str, Any]]) -> str:
