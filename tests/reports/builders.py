@@ -95,6 +95,22 @@ def planted_causal(folder: Path) -> None:
     write_csv(folder / "causal_doses.csv", dose_rows(every, doses))
 
 
+def planted_coverage(folder: Path) -> None:
+    """coverage.json of a world whose latents keep less than the model does."""
+
+    def figure(value: float, **more: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.0625, "high": value + 0.0625} | more
+
+    content = {
+        "rows": 1000, "relabelled_rows": 240, "relabelled_by": "the edges listed in another order", "values_tested": 0.75,
+        "parts": {"all": figure(0.875, untrained=0.25), "frontier_1": figure(0.75, untrained=0.125)},
+        "worst_value": figure(0.625, untrained=0.0),
+        "relabelling": figure(0.5, untrained=0.375, null=0.0, model=0.9375),
+        "brittle": figure(0.3125, untrained=0.1875),
+    }  # fmt: skip
+    write_json(folder / "coverage.json", content)
+
+
 def planted_reliability(folder: Path) -> None:
     """metrics/reliability/worlds.json and its diagram, by their own writers, from a few planted families."""
     sets = [family(name, i, n=100) for i, name in enumerate("abc")]

@@ -16,6 +16,7 @@ from tests.reports.builders import (
     VARIANTS,
     WITH_TABLES,
     planted_causal,
+    planted_coverage,
     planted_reliability,
     planted_tables,
     planted_truth,
@@ -38,6 +39,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with_p_correct(root / "metrics" / WITH_TABLES)
     planted_truth(root / "metrics")
     planted_causal(root / "metrics" / WITH_TABLES)
+    planted_coverage(root / "metrics" / WITH_TABLES)
     planted_reliability(root / "metrics" / "reliability")
     verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
     evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]

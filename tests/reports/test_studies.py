@@ -9,7 +9,7 @@ from reseed.stability.planted import PLANTED
 from reseed.stability.reliability import MODELS
 from reseed.stability.variants import compare_variants
 from tests.conftest import ROOT
-from tests.reports.builders import planted_causal, planted_reliability, planted_truth
+from tests.reports.builders import planted_causal, planted_coverage, planted_reliability, planted_truth
 from tests.stability.test_variants import HIGH, LOW, evidence
 
 
@@ -172,6 +172,15 @@ def test_planes_that_cannot_be_tested_say_so(tmp_path: Path) -> None:
     planes = len(committed["frequencies"])
     assert f"| {planes} planes, not testable: the model's waves explain too little |" in text
     assert "| planes ≥ 0.8: not measured: not met | 0.031 | **no-go** |" in text
+
+
+def test_parts_of_the_domain_stand_beside_untrained_saes_and_the_model(tmp_path: Path) -> None:
+    planted_coverage(tmp_path / "metrics/graph/made-up")
+    covered = section(studies.page(tmp_path), "Parts of the domain")
+    assert line(covered, "| graph/`made-up` |") == (
+        "| graph/`made-up` | 0.875 [0.812, 0.938] | value: 0.625 [0.562, 0.688] | 0.750 | "
+        "the edges listed in another order | 0.500 [0.438, 0.562] | 0.375 | 0.938 | 0.312 [0.250, 0.375] |"
+    )
 
 
 def test_causal_tests_count_what_passes_beside_the_strongest_control_and_null_saes(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy.special import expit
+from scipy.stats import beta
 
 from reseed import ReseedError
 from reseed.matching import assign, cosines
@@ -58,12 +59,15 @@ def world_of(family: str, overlap: float, n: int = 4) -> list[SetFigures]:
 
 def test_what_differs_is_detected_in_a_family_that_was_never_seen_and_what_does_not_is_passed() -> None:
     seen = detection([one for family in "abc" for one in world_of(family, 4.0)], 0.8)
-    assert seen["detected"] == {"sets": 12, "alarms": 12, "rate": 1, "passed": 0, "idle": 0}
-    assert seen["false_alarms"] == {"sets": 12, "alarms": 0, "rate": 0}
+    bound = 0.025 ** (1 / 12)  # Clopper and Pearson: the chance of 12 of 12 alarms is 0.025 at this rate
+    every = {"sets": 12, "alarms": 12, "rate": pytest.approx({"value": 1, "low": bound, "high": 1})}
+    none = {"sets": 12, "alarms": 0, "rate": pytest.approx({"value": 0, "low": 0, "high": 1 - bound})}
+    assert seen["detected"] == every | {"passed": 0, "idle": 0}
+    assert seen["false_alarms"] == none
     assert seen["controls"]["pulled"]["alarms"] == 12
     assert seen["controls"]["label_leak"] == {"sets": 0, "alarms": 0}
     unseen = detection([one for family in "abc" for one in world_of(family, 1.0)], 0.8)
-    assert unseen["detected"] == {"sets": 12, "alarms": 0, "rate": 0, "passed": 12, "idle": 0}
+    assert unseen["detected"] == none | {"passed": 12, "idle": 0}
     unstable = detection([one for family in "abc" for one in world_of(family, 1.0)], 0.95)
     assert unstable["detected"]["passed"] == 0
     roomless = [replace(one, kappa=None) for family in "abc" for one in world_of(family, 1.0)]
@@ -73,7 +77,10 @@ def test_what_differs_is_detected_in_a_family_that_was_never_seen_and_what_does_
 def test_a_family_whose_honest_sets_look_planted_gives_false_alarms_and_they_are_counted() -> None:
     odd = [found("odd", HONEST, 6 + i, 0.95, i) for i in range(3)]
     counted = detection([*(one for family in "abc" for one in world_of(family, 4.0)), *odd], 0.8)
-    assert counted["false_alarms"] == {"sets": 15, "alarms": 3, "rate": 0.2}
+    low, high = beta.ppf(0.025, 3, 13), beta.ppf(0.975, 4, 12)
+    assert counted["false_alarms"] == {
+        "sets": 15, "alarms": 3, "rate": pytest.approx({"value": 0.2, "low": low, "high": high})
+    }  # fmt: skip
     assert [name for name, one in counted["sets"].items() if one["alarm"] and one["control"] == HONEST] == [
         one.name for one in odd
     ]
@@ -82,9 +89,13 @@ def test_a_family_whose_honest_sets_look_planted_gives_false_alarms_and_they_are
 def test_plants_that_left_the_latents_right_and_what_is_wrong_by_itself_are_counted_apart() -> None:
     extra = [found("a", "shared_reference", 4, 0.97), found("a", WRONG_L0, 4, 0.2), found("b", HONEST, 4, 0.3, 9)]
     counted = detection([*(one for family in "abc" for one in world_of(family, 4.0)), *extra], 0.8)
-    assert counted["detected"] == {"sets": 12, "alarms": 12, "rate": 1, "passed": 0, "idle": 1}
+    assert {name: counted["detected"][name] for name in ("sets", "alarms", "passed", "idle")} == {
+        "sets": 12, "alarms": 12, "passed": 0, "idle": 1
+    }  # fmt: skip
     assert counted["false_alarms"]["sets"] == 12
-    assert counted["wrong_without_a_plant"] == {"sets": 2, "alarms": 2, "rate": 1}
+    wrong = counted["wrong_without_a_plant"]
+    assert (wrong["sets"], wrong["alarms"]) == (2, 2)
+    assert wrong["rate"] == pytest.approx({"value": 1, "low": 0.025**0.5, "high": 1})
 
 
 def test_the_threshold_lets_every_honest_training_set_pass() -> None:

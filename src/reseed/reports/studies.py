@@ -293,7 +293,7 @@ def _reliability(content: dict[str, Any]) -> str:
     sets = []
     for label, at in truth.SEED_SETS.items():
         found = reduce(getitem, at, detector)
-        rate = f"{found['rate']:.0%}" if "rate" in found else ""
+        rate = interval(found["rate"]) if "rate" in found else ""
         sets.append([label, f"{found['sets']}", f"{found['alarms']}", rate, f"{found.get('passed', '')}"])
     return (
         f"Verdict: {content['verdict']}.\n\n{_table(header, models)}\n"

@@ -136,7 +136,7 @@ def detection(sets: Sequence[SetFigures], stable_kappa: float, confidence: float
         counted: dict[str, Any] = {"sets": len(chosen), "alarms": alarms}
         if chosen:
             interval = binomtest(alarms, len(chosen)).proportion_ci(confidence, method="exact")
-            counted |= {"rate": alarms / len(chosen), "low": interval.low, "high": interval.high}
+            counted["rate"] = {"value": alarms / len(chosen), "low": interval.low, "high": interval.high}
         return counted
 
     planted, honest = ([pair for pair in outcomes if getattr(pair[0], kind)] for kind in ("planted", "honest"))
