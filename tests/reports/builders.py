@@ -102,7 +102,8 @@ def planted_coverage(folder: Path) -> None:
         return {"value": value, "low": value - 0.0625, "high": value + 0.0625} | more
 
     content = {
-        "rows": 1000, "relabelled_rows": 240, "relabelled_by": "the edges listed in another order", "values_tested": 0.75,
+        "rows": 1000, "relabelled_rows": 240, "relabelled_by": "the edges listed in another order",
+        "values_tested": 0.75,
         "parts": {"all": figure(0.875, untrained=0.25), "frontier_1": figure(0.75, untrained=0.125)},
         "worst_value": figure(0.625, untrained=0.0),
         "relabelling": figure(0.5, untrained=0.375, null=0.0, model=0.9375),

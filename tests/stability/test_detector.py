@@ -113,7 +113,7 @@ def test_the_shipped_detector_judges_as_the_fitted_one_and_shows_its_rates() -> 
         shown = judge_set(made, one)
         assert shown["alarm"] == alarm
         assert shown["p_honest"] == pytest.approx(detector.model.probability(pd.DataFrame([one.signals]))[0])
-        assert (shown["detection_rate"], shown["false_alarm_rate"]) == (1, 0)
+        assert (shown["detection_rate"]["value"], shown["false_alarm_rate"]["value"]) == (1, 0)
     model = made["model"]
     signals = model["signals"]
     z = sum(s["coefficient"] * (sets[0].signals[name] - s["mean"]) / s["scale"] for name, s in signals.items())
