@@ -19,6 +19,7 @@ from reseed.reports import history, plots, readme, studies
 from reseed.review import commands as review
 from reseed.stage import device
 from reseed.sweeps import commands as sweeps
+from reseed.sweeps import side_by_side
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(sweeps.app, name="sweep")
@@ -59,6 +60,15 @@ def log(commits: Annotated[int, typer.Option(help="how many commits to go back")
             "\n".join(f"{path} {md5[:8]}" for path, md5 in run.artefacts.items()),
         )
     console.print(stages)
+
+
+@app.command()
+def repro(
+    targets: Annotated[list[str], typer.Argument(help="what `dvc repro` takes, such as studies/walker/dvc.yaml")],
+    jobs: Annotated[int, typer.Option(help="stages at once, each on cores of its own")] = 2,
+) -> None:
+    """Run `dvc repro` with stages that wait for no other side by side."""
+    side_by_side.repro(targets, jobs)
 
 
 @app.command()

@@ -1,0 +1,96 @@
+"""Stages side by side in a scratch project: which run together, which wait, what a failure leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from reseed import ReseedError
+from reseed.sweeps.side_by_side import repro
+from tests.scratch import dvc, environment
+from tests.sweeps.toy import git
+
+STEP = """\
+import json, os, pathlib, sys, time
+name, seconds, *parts = sys.argv[1:]
+started = time.time()
+time.sleep(float(seconds))
+if float(seconds) < 0.15:
+    sys.exit(f"error: {name}: found 0.1, allowed: more")
+value = sum(json.loads(pathlib.Path(f"{part}.json").read_text())["value"] for part in parts) or 1
+facts = {"value": value, "started": started, "ended": time.time(), "cores": sorted(os.sched_getaffinity(0))}
+pathlib.Path(f"{name}.json").write_text(json.dumps(facts))
+"""
+needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing runs side by side")
+
+
+def stage(name: str, *parts: str, seconds: float = 3) -> dict[str, object]:
+    return {
+        "cmd": f"python step.py {name} {seconds} {' '.join(parts)}",
+        "deps": ["step.py", *(f"{part}.json" for part in parts)],
+        "outs": [f"{name}.json"],
+    }
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "step.py").write_text(STEP)
+    write(tmp_path, seconds=3)
+    git(tmp_path, "init", "--quiet")
+    dvc(tmp_path, "init", "--quiet")
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+def write(folder: Path, seconds: float) -> None:
+    stages = {"left": stage("left"), "right": stage("right", seconds=seconds), "both": stage("both", "left", "right")}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages | {"other": stage("other")}}))
+
+
+def facts(name: str) -> dict[str, object]:
+    return dict(json.loads(Path(f"{name}.json").read_text()))
+
+
+@needs_two_cores
+@pytest.mark.usefixtures("project")
+def test_what_waits_for_nothing_runs_together_and_what_waits_comes_after() -> None:
+    said: list[str] = []
+    repro(["both"], 2, said.append)
+    left, right, both = facts("left"), facts("right"), facts("both")
+    assert max(left["started"], right["started"]) < min(left["ended"], right["ended"])  # type: ignore[type-var]
+    assert both["started"] >= max(left["ended"], right["ended"])  # type: ignore[type-var, operator]
+    assert both["value"] == 2
+    assert not set(left["cores"]) & set(right["cores"])  # type: ignore[call-overload]
+    assert not Path("other.json").exists()
+    assert sorted(line.split(" (")[0] for line in said) == ["both: ran", "left: ran", "right: ran"]
+    assert set(yaml.safe_load(Path("dvc.lock").read_text())["stages"]) == {"left", "right", "both"}
+    said.clear()
+    repro(["both"], 2, said.append)
+    assert sorted(line.split(" (")[0] for line in said) == ["both: up to date", "left: up to date", "right: up to date"]
+    assert facts("both") == both
+
+
+@needs_two_cores
+def test_a_failure_stops_what_waits_for_it_and_says_why(project: Path) -> None:
+    write(project, seconds=0.1)
+    with pytest.raises(ReseedError, match=r"right: exit code [1-9]\d*\n(.*\n)*error: right: found 0.1, allowed: more"):
+        repro(["dvc.yaml"], 2)
+    assert Path("left.json").exists()  # it was running, and ended
+    assert not Path("both.json").exists()
+    assert "right" not in yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+
+
+@pytest.mark.usefixtures("project")
+def test_targets_and_jobs_that_are_none_are_refused() -> None:
+    with pytest.raises(ReseedError, match="target 'middle': no stage and no pipeline file"):
+        repro(["middle"], 1)
+    cores = len(os.sched_getaffinity(0))
+    for jobs in (0, cores + 1):
+        with pytest.raises(ReseedError, match=f"--jobs: found {jobs}, allowed: 1 to {cores}, the cores"):
+            repro(["both"], jobs)
