@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -48,9 +54,21 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def write(folder: Path, seconds: float) -> None:
+def write(folder: Path, seconds: float, other: float = 3) -> None:
+    """left and right wait for nothing, both for them; other and spare stand alone."""
     stages = {"left": stage("left"), "right": stage("right", seconds=seconds), "both": stage("both", "left", "right")}
-    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages | {"other": stage("other")}}))
+    stages |= {"other": stage("other", seconds=other), "spare": stage("spare")}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+
+
+def running(folder: Path) -> list[int]:
+    """The processes of stages that work in a folder."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.cwd() == str(folder) and "step.py" in process.cmdline():
+                found.append(process.pid)
+    return found
 
 
 def facts(name: str) -> dict[str, object]:
@@ -77,13 +95,35 @@ def test_what_waits_for_nothing_runs_together_and_what_waits_comes_after() -> No
 
 
 @needs_two_cores
-def test_a_failure_stops_what_waits_for_it_and_says_why(project: Path) -> None:
-    write(project, seconds=0.1)
+def test_a_failure_stops_what_runs_starts_nothing_new_and_says_why(project: Path) -> None:
+    write(project, seconds=0.1, other=60)  # in the order of their names: left and other begin, right fails behind left
+    started = time.monotonic()
     with pytest.raises(ReseedError, match=r"right: exit code [1-9]\d*\n(.*\n)*error: right: found 0.1, allowed: more"):
         repro(["dvc.yaml"], 2)
-    assert Path("left.json").exists()  # it was running, and ended
-    assert not Path("both.json").exists()
-    assert "right" not in yaml.safe_load(Path("dvc.lock").read_text())["stages"]
+    assert time.monotonic() - started < 40
+    assert Path("left.json").exists()
+    assert not Path("other.json").exists()  # it was running, and was stopped
+    assert not Path("spare.json").exists()  # it could have started
+    assert set(yaml.safe_load(Path("dvc.lock").read_text())["stages"]) == {"left"}
+    assert not running(project)
+
+
+@needs_two_cores
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_no_process_behind(project: Path, number: signal.Signals) -> None:
+    write(project, seconds=60, other=60)
+    code = "from reseed.sweeps.side_by_side import repro; repro(['right', 'other'], 2)"
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while len(running(project)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert len(running(project)) == 2
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"stopped by {number.name}" in error
+    assert not running(project)
+    assert not Path("dvc.lock").exists()
 
 
 @pytest.mark.usefixtures("project")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import FrameType
 from typing import IO
 
 from reseed import ReseedError
@@ -22,6 +23,8 @@ from reseed.sweeps.pipelines import chosen, in_order, instances
 
 PATIENCE = 0.05
 """Seconds between two looks at what runs."""
+GRACE = 10
+"""Seconds that a stage has to end after each kind of signal."""
 SHOWN = 30
 """Lines of the output of a stage that failed."""
 
@@ -37,8 +40,9 @@ class Running:
 def repro(targets: Sequence[str], jobs: int, say: Callable[[str], None] = print) -> None:
     """Bring the stages of `dvc repro TARGETS` up to date, at most `jobs` at once, each on cores of its own.
 
-    Says a line a stage. When one fails nothing new starts, what runs ends, and its last lines are in the ReseedError,
-    which is raised too for a target that is none and for more jobs than there are cores.
+    Says a line a stage. When one fails, or SIGINT or SIGTERM comes, nothing new starts and what runs is stopped, as by
+    Ctrl-C; the last lines of what failed are in the ReseedError, which is raised too for a target that is none and for
+    more jobs than there are cores.
     """
     from dvc.repo import Repo
 
@@ -50,35 +54,54 @@ def repro(targets: Sequence[str], jobs: int, say: Callable[[str], None] = print)
     left = in_order(known, chosen(known, targets))
     wanted, done, failed = set(left), set[str](), list[str]()
     running: dict[str, Running] = {}
+
+    def told(number: int, _frame: FrameType | None) -> None:
+        failed.append(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with progress(len(left), f"{jobs} side by side", "stage") as bar:
-            while running or (left and not failed):
+            while (running or left) and not failed:
                 for address in [one for one in left if not (set(known[one].before) & wanted) - done]:
-                    free = set(range(jobs)) - {one.slot for one in running.values()}
-                    if not free or failed:
+                    if not (free := set(range(jobs)) - {one.slot for one in running.values()}):
                         break
                     left.remove(address)
                     running[address] = _start(address, min(free), cores[min(free) :: jobs])
+                time.sleep(PATIENCE)
                 for address, one in list(running.items()):
-                    if (code := one.process.poll()) is None:
+                    if one.process.poll() is None:
                         continue
                     del running[address]
                     text = _text(one.output)
-                    if code:
-                        failed.append(f"{address}: exit code {code}\n" + "\n".join(text.splitlines()[-SHOWN:]))
+                    if one.process.returncode:
+                        last = "\n".join(text.splitlines()[-SHOWN:])
+                        failed.append(f"{address}: exit code {one.process.returncode}\n{last}")
                         continue
                     done.add(address)
                     bar.update()
-                    what = "ran" if "Running stage" in text else "up to date"
-                    say(f"{address}: {what} ({time.monotonic() - one.started:.0f} s)")
-                time.sleep(PATIENCE)
+                    say(f"{address}: {_what(text)} ({time.monotonic() - one.started:.0f} s)")
     finally:
-        for one in running.values():
-            one.process.send_signal(signal.SIGINT)  # DVC then stops its stage too
-        for one in running.values():
-            one.process.wait()
+        _stop([one.process for one in running.values()])
+        for number, handler in before.items():
+            signal.signal(number, handler)
     if failed:
         raise ReseedError("\n".join(failed))
+
+
+def _what(text: str) -> str:
+    """What DVC did with a stage, by what it printed."""
+    return "ran" if "Running stage" in text else "from the run-cache" if "is cached" in text else "up to date"
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Stop DVC and its stage, which are a process group: DVC itself does not listen to SIGINT while a stage runs."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + GRACE
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, number)
+        while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+            time.sleep(PATIENCE)
 
 
 def _start(address: str, slot: int, cores: Sequence[int]) -> Running:
@@ -92,6 +115,7 @@ def _start(address: str, slot: int, cores: Sequence[int]) -> Running:
     process = subprocess.Popen(
         [dvc, "--wait-for-lock", "repro", "--single-item", address],
         stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, preexec_fn=own_cores,
+        start_new_session=True,
     )  # fmt: skip
     return Running(process, output, slot, time.monotonic())
 
