@@ -14,7 +14,7 @@ from reseed import ReseedError
 from reseed.activations.store import Activations, read_activations, write_activations
 from reseed.artifacts import activations_dir, artefacts, fingerprint, metrics_dir, read_json, sha256, tokens_dir
 from reseed.coverage.addition import addition_domain, held_out_operands, parts_of, swaps_of
-from reseed.coverage.domain import coverage_summary, explained, kept
+from reseed.coverage.domain import coverage_summary, explained, kept, others_alike
 from reseed.params import SPLITS
 from reseed.stability.jackknife import Groups
 from reseed.text.tokens import Tokens, write_tokens
@@ -68,28 +68,40 @@ def test_symmetric_latents_survive_a_swap_and_antisymmetric_ones_turn_round() ->
     a, b = operands.double().numpy().T
     known = np.column_stack([(a + b) % 8, (a - b) ** 2, 7 + a - b, a, np.full(64, 2.0)])
     places, partners = swaps_of(operands)
-    by_swap, by_chance = kept(known[places], known[partners])
     # cov(a, b) over all a != b is -var / 7; a constant correlates with nothing
-    assert by_swap == pytest.approx([1, 1, -1, -1 / 7, 0])
-    assert np.abs(by_chance).max() < 0.4
+    assert kept(known[places], known[partners]) == pytest.approx([1, 1, -1, -1 / 7, 0])
     assert len(places) == 56
     assert (operands[partners] == operands[places].flip(1)).all()
 
 
-def test_only_alive_latents_count_and_half_of_them_are_brittle(tmp_path: Path) -> None:
+def test_another_row_is_one_of_the_same_kind_and_never_the_row_itself() -> None:
+    alike = torch.tensor([7, 3, 7, 7, 5, 3, 9, 7])
+    places, others = others_alike(alike)
+    assert sorted(places.tolist()) == [0, 1, 2, 3, 5, 7]  # 5 and 9 are alone
+    assert sorted(others.tolist()) == sorted(places.tolist())
+    assert (alike[places] == alike[others]).all()
+    assert (places != others).all()
+    x = np.column_stack([alike, np.arange(8)]).astype(float)
+    by_kind, _ = kept(x[places], x[others])
+    assert by_kind == pytest.approx(1)  # what a token gives away by itself is no evidence
+    assert others_alike(torch.tensor([1, 2, 3]))[0].numel() == 0
+
+
+def test_only_alive_latents_that_vary_count_and_half_of_them_are_brittle(tmp_path: Path) -> None:
     a, b = EIGHT.float().T
     x = torch.stack([(a + b) % 8 + 1, 8 + a - b, a + 1, torch.ones(64)], dim=1)  # all above 0: latents 0 to 3
     alive = np.array([True, True] + [False] * 6)
     saes = [(exact_sae(4, [0, 1, 2, 3]), exact_sae(4, [0]))] * 3
     domain = addition_domain(saved(x, tmp_path / "a"), EIGHT, 8)
     found = coverage_summary(saes, [alive] * 3, domain, Groups(3), 0.95)
-    # of the untrained SAE the first latent is the same, and the second never fires
+    # of the untrained SAE the first latent is the same, and the second never fires: nothing can be said of it
     assert found["relabelling"]["value"] == pytest.approx(0, abs=1e-6)
-    assert found["relabelling"]["untrained"] == pytest.approx(0.5)
+    assert found["relabelling"]["untrained"] == pytest.approx(1)
+    assert (found["unvaried"]["value"], found["unvaried"]["untrained"]) == (0, 0.5)
     assert abs(found["relabelling"]["null"]) < 0.3
     # dimensions: the sum 1, the difference -1, a -1/7, a constant 0
     assert found["relabelling"]["model"] == pytest.approx(-1 / 28, abs=1e-6)
-    assert found["brittle"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5, "untrained": 0.5})
+    assert found["brittle"] == pytest.approx({"value": 0.5, "low": 0.5, "high": 0.5, "untrained": 0})
 
 
 def test_rows_without_their_operands_are_refused(tokens: Tokens, tmp_path: Path) -> None:
@@ -136,8 +148,10 @@ def test_both_stages_on_a_symmetric_model(tokens: Tokens, tmp_path: Path, monkey
     assert out["explained_variance"]["in"]["value"] == pytest.approx(mean, abs=1e-5)
     assert out["null"]["in"]["value"] == pytest.approx(covered["parts"]["all"]["untrained"], abs=1e-5)
     # every latent that fires on a swapped row survives the swap
-    assert covered["relabelling"]["value"] == pytest.approx(1 - covered["brittle"]["value"])
-    assert covered["relabelling"]["value"] > 0.8 > 0.3 > abs(covered["relabelling"]["null"])
+    assert covered["relabelling"]["value"] == pytest.approx(1)
+    assert covered["brittle"]["value"] == 0
+    assert covered["unvaried"]["value"] < 0.2
+    assert abs(covered["relabelling"]["null"]) < 0.3
     assert out["retained"]["value"] < 1
     own = artefacts("modular", "small")
     outside = activations_dir("modular", "ood")

@@ -51,13 +51,27 @@ def test_a_history_told_in_another_way_has_the_same_states(generator: str) -> No
 
 def test_what_is_told_otherwise() -> None:
     stack = retold_by(data_of("stack"))[0]
-    told = stack(["pop", "empty", "push 2", "2", "dup", "2", "push 2", "2", "push 1", "2"], Random(0))
-    assert told is not None
-    assert told[0] in ("dup", "add", "swap")  # nothing is there
-    assert told[2] == "push 2"
-    assert (told[4], told[6]) == ("push 2", "dup")
-    assert told[8] in ("push 0", "push 2", "push 3", "dup")  # no room
-    assert told[1::2] == ["empty", "2", "2", "2", "2"]
+    ran = "pop empty push/2 2 dup 2 push/2 2 push/1 2 pop 2 push/0 0 pop 2".replace("/", "\0").split()
+    words = [word.replace("\0", " ") for word in ran]
+    may = [
+        {"dup", "add", "swap"},
+        set(),
+        {"push 2"},
+        {"dup"},
+        {"push 0", "push 2", "push 3", "dup"},
+        set(),
+        set(),
+        {"add"},
+    ]
+    seen: list[set[str]] = [set() for _ in may]
+    for seed in range(200):
+        told = stack(words, Random(seed))
+        if told is not None:
+            assert told[1::2] == words[1::2]
+            for found, word in zip(seen, told[::2], strict=True):
+                found.add(word)
+    # each instruction is told in every way that does the same, and often as it was
+    assert seen == [others | {word} for others, word in zip(may, words[::2], strict=True)]
     assert stack(["push 2", "2", "pop", "empty"], Random(0)) is None
 
     walk = ["wall 0,0", "wall 0,1", "wall 3,3", "0,2", "right", "0,3"]
@@ -88,11 +102,11 @@ def test_rows_that_keep_their_token_behind_something_that_changed() -> None:
 
 def test_values_without_rows_are_not_tested() -> None:
     states = torch.tensor([[[0, -1], [1, 2]], [[0, 2], [0, -1]]], dtype=torch.int16)
-    traces = Traces(
-        {"test": torch.zeros(2, 3)}, ("x",), (0, 1), {"a": ("0", "1"), "b": ("0", "1", "2")}, {"test": states}
-    )
-    found, tested = classes_of(traces)
-    assert tested == 3 / 5
+    trained = torch.tensor([[[0, 1], [1, 2]]], dtype=torch.int16)  # the value 0 of b occurs nowhere
+    variables = {"a": ("0", "1"), "b": ("0", "1", "2")}
+    sequences = {"train": torch.zeros(1, 3), "test": torch.zeros(2, 3)}
+    found, tested = classes_of(Traces(sequences, ("x",), (0, 1), variables, {"train": trained, "test": states}))
+    assert tested == 3 / 4
     assert [mask.tolist() for mask in found["a"]] == [[True, False, True, True], [False, True, False, False]]
     assert [mask.tolist() for mask in found["b"]] == [[False, True, True, False]]
 
@@ -136,5 +150,6 @@ def test_the_stage_on_a_world(project: Path) -> None:  # noqa: F811
     mean = sum(one["explained_variance"] for one in seeds) / 3
     assert found["parts"]["all"]["value"] == pytest.approx(mean, abs=1e-5)
     assert found["worst_value"]["value"] <= min(part["value"] for part in found["parts"].values()) + 1e-6
-    assert abs(found["relabelling"]["null"]) < 0.2 < found["relabelling"]["value"]
+    # rows of one instruction at one place have much in common already
+    assert 0 < found["relabelling"]["null"] < found["relabelling"]["low"]
     assert found["relabelled_by"] == "instructions replaced by others with the same outcome"

@@ -108,6 +108,7 @@ def planted_coverage(folder: Path) -> None:
         "worst_value": figure(0.625, untrained=0.0),
         "relabelling": figure(0.5, untrained=0.375, null=0.0, model=0.9375),
         "brittle": figure(0.3125, untrained=0.1875),
+        "unvaried": figure(0.125, untrained=0.0625),
     }  # fmt: skip
     write_json(folder / "coverage.json", content)
 

@@ -179,7 +179,7 @@ def test_parts_of_the_domain_stand_beside_untrained_saes_and_the_model(tmp_path:
     covered = section(studies.page(tmp_path), "Parts of the domain")
     assert line(covered, "| graph/`made-up` |") == (
         "| graph/`made-up` | 0.875 [0.812, 0.938] | value: 0.625 [0.562, 0.688] | 0.750 | "
-        "the edges listed in another order | 0.500 [0.438, 0.562] | 0.375 | 0.938 | 0.312 [0.250, 0.375] |"
+        "the edges listed in another order | 0.500 [0.438, 0.562] | 0.375 | 0.938 | 0.000 | 0.312 [0.250, 0.375] |"
     )
 
 
@@ -217,8 +217,9 @@ def test_p_correct_stands_with_its_skills_and_the_detector_with_its_false_alarms
         f"{shown['skill_above_reappearance']} | {worst}: {brier:.3f} |"
     )
     # honest sets of one family look planted: a detector that lets them pass sees no plant
-    assert line(text, "| planted |") == "| planted | 12 | 0 | 0% | 12 |"
-    assert line(text, "| honest (false alarms) |") == "| honest (false alarms) | 15 | 3 | 20% |  |"
+    assert line(text, "| planted |") == "| planted | 12 | 0 | 0.000 [0.000, 0.265] | 12 |"
+    false_alarms = "| honest (false alarms) | 15 | 3 | 0.200 [0.043, 0.481] |  |"
+    assert line(text, "| honest (false alarms) |") == false_alarms
     assert line(text, "| planted: label leak |") == "| planted: label leak | 0 | 0 |  |  |"
 
 

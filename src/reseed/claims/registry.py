@@ -22,7 +22,9 @@ UNITS: dict[str, Unit] = {
     **dict.fromkeys(("shared_fraction", "alive_fraction", "explained_variance", "reappear_always"), "fraction"),
     **dict.fromkeys(("reappear_never", "recall", "frac_alive", "retained"), "fraction"),
     **dict.fromkeys(("ood", "over_null", "worst_answer", "wraps", "does_not_wrap", "brittle"), "fraction"),
-    **dict.fromkeys(("worst_value", "worst_part", "questions", "steps", "numbers", "words"), "fraction"),
+    **dict.fromkeys(
+        ("worst_value", "worst_part", "steps", "outside_steps", "numbers", "words", "early", "late"), "fraction"
+    ),
     **dict.fromkeys(("relabelling",), "correlation"),
     **dict.fromkeys(("ce_loss_score", "kl_div_score", "model_behavior_preservation.kl_div_score"), "score"),
     **dict.fromkeys(("model_performance_preservation.ce_loss_score",), "score"),

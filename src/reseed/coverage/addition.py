@@ -60,5 +60,6 @@ def addition_domain(activations: Activations, operands: Tensor, p: int) -> Domai
         tested=len(answers) / p,
         own=x[places],
         relabelled=x[partners],
+        alike=torch.zeros(len(places), dtype=torch.long),
         relabelling="the operands swapped",
     )

@@ -21,7 +21,7 @@ from reseed.stability.report import with_interval
 from reseed.stability.statistics import standardised
 
 BRITTLE = 0.5
-"""A latent whose correlation under the relabelling is below this changes with what should not matter."""
+"""A latent that varies changes with what should not matter if its correlation under the relabelling is below this."""
 LEAST_PAIRS = 4
 
 
@@ -32,7 +32,8 @@ class Domain:
     rows [rows, d_in], target [rows, d_out]: what the SAE reads and reconstructs. parts: by name, the masks [rows] of
     which the one that is explained worst speaks for the part. classes: the masks of all classes of `class_name`;
     tested: the share of the classes that have rows. own, relabelled [pairs, d_in]: a row, and the row of the same token
-    once what stands before it has been put in another way that leaves its meaning. relabelling: how, in words.
+    once what stands before it has been put in another way that leaves its meaning. alike [pairs]: a number for each
+    token (and place), since two rows of it have that in common already. relabelling: how, in words.
     """
 
     rows: Tensor
@@ -43,6 +44,7 @@ class Domain:
     tested: float
     own: Tensor
     relabelled: Tensor
+    alike: Tensor
     relabelling: str
 
 
@@ -58,16 +60,21 @@ def explained(target: Tensor, out: Tensor, masks: Iterable[Tensor]) -> list[floa
     return [float(1 - errors[mask].sum() / spread[mask].sum()) for mask in masks]
 
 
-def kept(own: Array, relabelled: Array) -> tuple[Array, Array]:
-    """Correlation [n] of each column of own [pairs, n] with that of relabelled, and with that of other rows of it.
+def kept(own: Array, relabelled: Array) -> Array:
+    """Correlation [n] of each column of own [pairs, n] with that of relabelled; 0 for one that does not vary."""
+    return np.asarray((standardised(own) * standardised(relabelled)).sum(axis=0))
 
-    A column that does not vary on these rows correlates with nothing: 0.
-    """
-    a, b = standardised(own), standardised(relabelled)
-    order = torch.randperm(len(a), generator=generator("relabelling", len(a)))
-    others = torch.empty_like(order)
-    others[order] = order.roll(1)  # a cycle: nobody meets itself
-    return (a * b).sum(axis=0), (a * b[others.numpy()]).sum(axis=0)
+
+def others_alike(alike: Tensor) -> tuple[Tensor, Tensor]:
+    """Places [m] of the pairs that are not alone in their kind (alike [pairs]), and for each another of its kind."""
+    order = torch.randperm(len(alike), generator=generator("relabelling", len(alike)))
+    order = order[alike[order].argsort(stable=True)]
+    _, counts = alike[order].unique_consecutive(return_counts=True)
+    ends = counts.cumsum(0)
+    following = order.roll(-1)
+    following[ends - 1] = order[ends - counts]  # a cycle in every kind: nobody meets itself
+    several = counts.repeat_interleave(counts) > 1
+    return order[several], following[several]
 
 
 def coverage_summary(
@@ -79,9 +86,10 @@ def coverage_summary(
 ) -> dict[str, Any]:
     """Figures over the seeds' (SAE, untrained SAE), each mean with its interval beside that of the untrained ones.
 
-    alive: one mask [d_sae] a seed, of its trained SAE; the untrained SAE is judged by the same latents. Of the
-    relabelling also `null`, correlation with other rows, and `model`, what the dimensions of the rows themselves keep:
-    an SAE inherits what its model makes of the relabelling. Raises ReseedError for fewer than LEAST_PAIRS pairs.
+    alive: one mask [d_sae] a seed, of its trained SAE; the untrained SAE is judged by the same latents. What a latent
+    keeps is asked only of those that vary on the pairs; `unvaried` is the share of the others. Of the relabelling also
+    `null`, correlation with another row of the same token, and `model`, what the dimensions of the rows themselves
+    keep: an SAE inherits what its model makes of the relabelling. Raises ReseedError for fewer than LEAST_PAIRS pairs.
     """
     if len(domain.own) < LEAST_PAIRS:
         raise ReseedError(
@@ -98,7 +106,7 @@ def coverage_summary(
         shown = with_interval(mean_over_seeds([one[name] for one in trained], groups), confidence)
         return shown | {"untrained": _mean(untrained, name)}
 
-    of_model, _ = kept(domain.own.numpy().astype(float), domain.relabelled.numpy().astype(float))
+    of_model = kept(domain.own.numpy(), domain.relabelled.numpy())
     worst = f"worst_{domain.class_name}"
     return {
         "rows": len(domain.rows),
@@ -109,20 +117,31 @@ def coverage_summary(
         worst: figure(worst),
         "relabelling": figure("relabelling") | {"null": _mean(trained, "chance"), "model": float(of_model.mean())},
         "brittle": figure("brittle"),
+        "unvaried": figure("unvaried"),
     }
 
 
 @torch.no_grad()
 def _figures(sae: SAE[Any], domain: Domain, mask: NDArray[np.bool_]) -> dict[str, float]:
     out = sae(domain.rows)
-    by_relabelling, by_chance = kept(encode(sae, domain.own)[:, mask], encode(sae, domain.relabelled)[:, mask])
+    own, relabelled = (encode(sae, rows)[:, mask] for rows in (domain.own, domain.relabelled))
+    varies = (own != own[0]).any(axis=0) | (relabelled != relabelled[0]).any(axis=0)
+    by_relabelling = kept(own[:, varies], relabelled[:, varies])
+    places, others = (where.numpy() for where in others_alike(domain.alike))
+    by_chance = kept(own[places][:, varies], relabelled[others][:, varies])
     return {
         **{name: min(explained(domain.target, out, masks)) for name, masks in domain.parts.items()},
         f"worst_{domain.class_name}": min(explained(domain.target, out, domain.classes)),
-        "relabelling": float(by_relabelling.mean()),
-        "chance": float(by_chance.mean()),
-        "brittle": float((by_relabelling < BRITTLE).mean()),
+        "relabelling": _share(by_relabelling),
+        "chance": _share(by_chance),
+        "brittle": _share(by_relabelling < BRITTLE),
+        "unvaried": float(1 - varies.mean()),
     }
+
+
+def _share(values: NDArray[Any]) -> float:
+    """The mean, 0 where there is no latent that varies."""
+    return float(values.mean()) if len(values) else 0.0
 
 
 def _mean(figures: list[dict[str, float]], name: str) -> float:

@@ -1,7 +1,8 @@
 """Worlds with traces: every value of every state variable, and histories told in another way that leaves the states.
 
 What may be told otherwise is a fact of each world: walls that no step of the walk comes near stand elsewhere; an
-instruction of the stack machine is replaced by another one that does the same there; the edges of a graph are listed in
+instruction of the stack machine is replaced by another one of the same outcome, every other time that there is one (so
+that such instructions stay among the rows); the edges of a graph are listed in
 another order; the digits of a puzzle trade places (there alone one state variable, the digit, changes with them).
 """
 
@@ -58,7 +59,10 @@ def far_walls(data: GridWalk) -> Retold:
 
 
 def other_instructions(data: StackMachine) -> Retold:
-    """Instructions replaced by others of the same outcome: `dup` and `push` of the top, any two that cannot run."""
+    """Instructions replaced, every other time, by one of the same outcome.
+
+    Such are `dup` and `push` of the top, `pop` and `add` where the top is 0, and any two that cannot run.
+    """
     everything = [*(f"push {value}" for value in range(data.modulus)), "pop", "dup", "add", "swap"]
 
     def retell(words: Words, random: Random) -> Words | None:
@@ -71,7 +75,7 @@ def other_instructions(data: StackMachine) -> Retold:
                 for other in everything
                 if other != words[i] and step(stack, other, data.modulus, data.max_depth) == outcome
             ]
-            if others:
+            if others and random.random() < 0.5:
                 told[i] = random.choice(others)
             stack = outcome[0]
         return told if told != words else None
@@ -134,13 +138,14 @@ def same_token(before: Tensor, now: Tensor, predicted: tuple[int, ...]) -> Tenso
 
 
 def classes_of(traces: Traces) -> tuple[dict[str, list[Tensor]], float]:
-    """By variable, the masks [rows] of its values that test rows have; and the share of all values that they have."""
+    """By variable, the masks [rows] of its values that test rows have; and their share of the values of all splits."""
     states = traces.rows("test")
     found, values = {}, 0
     for column, (name, names) in enumerate(traces.variables.items()):
         masks = [states[:, column] == value for value in range(len(names))]
         found[name] = [mask for mask in masks if mask.any()]
-        values += len(names)
+        everywhere = torch.cat([traces.rows(split)[:, column] for split in traces.states])
+        values += len(everywhere[everywhere >= 0].unique())
     return found, sum(map(len, found.values())) / values
 
 
@@ -167,6 +172,8 @@ def world_domain(
     chosen = same_token(before, others, traces.predicted)
     variables, tested = classes_of(traces)
     rows = x.flatten(0, 1)
+    token = before[:, list(traces.predicted)].long()
+    alike = token * len(traces.predicted) + torch.arange(len(traces.predicted))
     return Domain(
         rows=rows,
         target=rows,
@@ -176,5 +183,6 @@ def world_domain(
         tested=tested,
         own=x[places][chosen],
         relabelled=read(others)[chosen],
+        alike=alike[chosen],
         relabelling=how,
     )

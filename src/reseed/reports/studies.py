@@ -79,14 +79,16 @@ where all concepts move alike ([causal.md](causal.md)).
 RELIABILITY = """
 What stability says about the correctness of a latent, on families of worlds that the model never saw: only the skill
 above reappearance alone makes more of it than counting seeds. Brier score and calibration error: smaller is better;
-intervals delete a family. The detector is to raise an alarm for seed sets that were planted to agree and be wrong, and
-for no honest one; *passed* sets would be believed ([reliability.md](reliability.md)).
+their intervals delete a family, those of the rates are exact binomial ones. The detector is to raise an alarm for seed
+sets that were planted to agree and be wrong, and for no honest one; *passed* sets would be believed
+([reliability.md](reliability.md)).
 """
 DOMAIN = """
 Held-out explained variance of the whole and of the value, answer or part of the domain that each SAE explains worst;
 beside them the share of these that test rows have. Then the same tokens once what stands before them is put in another
 way that leaves its meaning: mean correlation of alive latents with themselves, of untrained SAEs and of the model's own
-dimensions, from which an SAE inherits it; *brittle* latents keep less than half. Correlation with other rows is 0
+dimensions, from which an SAE inherits it, and of latents with another row of the same token (null). *Brittle* latents
+keep less than half; neither counts latents that do not vary on these rows
 ([stability.md](stability.md#where-it-holds-parts-of-the-domain-relabelling-other-text)).
 """
 CALIBRATION = """
@@ -307,9 +309,9 @@ def _coverage(covered: dict[str, dict[str, Any]]) -> str:
     for name, one in covered.items():
         of, kept = class_name(one), one["relabelling"]
         worst, tested = f"{of}: {interval(one[f'worst_{of}'])}", f"{one[f'{of}s_tested']:.3f}"
-        others = [f"{kept['untrained']:.3f}", f"{kept['model']:.3f}", interval(one["brittle"])]
+        others = [f"{kept['untrained']:.3f}", f"{kept['model']:.3f}", f"{kept['null']:.3f}", interval(one["brittle"])]
         rows.append([name, interval(one["parts"]["all"]), worst, tested, one["relabelled_by"], interval(kept), *others])
-    header = ["SAE", "explained", "worst", "tested", "put another way", "kept", "untrained", "model", "brittle"]
+    header = ["SAE", "explained", "worst", "tested", "put another way", "kept", "untrained", "model", "null", "brittle"]
     return _table(header, rows)
 
 

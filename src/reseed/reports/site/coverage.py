@@ -29,7 +29,7 @@ def coverage_sections(page: Page, v: Variant) -> list[Section]:
     at = "relabelling"
     told = Table(
         f"Put another way: {content['relabelled_by']}",
-        ["", "mean over seeds", "untrained SAE", "the model itself", "with other rows"],
+        ["", "mean over seeds", "untrained SAE", "the model itself", "with another row of the token"],
         [
             [
                 "correlation of a latent with itself", n.of(file, at), n.of(file, at, "untrained"),
@@ -38,6 +38,8 @@ def coverage_sections(page: Page, v: Variant) -> list[Section]:
             ["share of brittle latents", n.of(file, "brittle"), n.of(file, "brittle", "untrained"), NOTHING, NOTHING],
         ],
         "Brittle: a correlation below 0.5. Rows of the same token behind something that was put another way: "
-        + n.of(file, "relabelled_rows"),
+        + n.of(file, "relabelled_rows")
+        + ". Share of latents that do not vary on them, and count nowhere: "
+        + n.of(file, "unvaried"),
     )  # fmt: skip
     return [Section("coverage", "Parts of the domain", [parts, told])]
