@@ -342,8 +342,8 @@ def test_the_detector_stands_with_its_false_alarms_and_what_it_let_pass(
     project: Path, pages: dict[str, Element]
 ) -> None:
     rows = rows_of(pages["truth.html"], "The detector of what is stable and wrong, on families that it never saw")
-    assert rows["planted"] == ["12", "0", "0.000", "12"]
-    assert rows["honest (false alarms)"] == ["15", "3", "0.200", "\N{EN DASH}"]
+    assert rows["planted"] == ["12", "0", "0.000 [0.000, 0.265]", "12"]
+    assert rows["honest (false alarms)"] == ["15", "3", "0.200 [0.043, 0.481]", "\N{EN DASH}"]
     made = read_json(project / "metrics/reliability/worlds.json")
     assert f"Verdict: {made['verdict']}." in pages["truth.html"].text
     skill = made["transfer"]["signals"]["skill_above_reappearance"]

@@ -29,7 +29,7 @@ def coverage_sections(page: Page, v: Variant) -> list[Section]:
     at = "relabelling"
     told = Table(
         f"Put another way: {content['relabelled_by']}",
-        ["", "mean over seeds", "untrained SAE", "the model itself", "with another row of the token"],
+        ["figure", "mean over seeds", "untrained SAE", "the model itself", "with another row of the token"],
         [
             [
                 "correlation of a latent with itself", n.of(file, at), n.of(file, at, "untrained"),
