@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Coroutine
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
@@ -22,6 +22,10 @@ T = TypeVar("T")
 KEYS = {
     "Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40,
 }  # fmt: skip
+
+
+class Navigated(Exception):
+    """The page that was asked has been left."""
 
 
 class Browser:
@@ -98,6 +102,8 @@ class Browser:
         self._answers[number] = asyncio.get_running_loop().create_future()
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
         answer = await self._answers[number]
+        if "navigated" in answer.get("error", {}).get("message", ""):
+            raise Navigated(method)
         assert "error" not in answer, (method, answer["error"])
         result: dict[str, Any] = answer["result"]
         return result
@@ -124,8 +130,11 @@ class Browser:
     def wait(self, expression: str, within_s: float = 30) -> Any:
         """Its first true value; AssertionError if it stays false."""
         deadline = time.monotonic() + within_s
-        while not (value := self.evaluate(expression)):
-            assert time.monotonic() < deadline, f"never true: {expression}; {self.errors}"
+        value = None
+        while not value:
+            with suppress(Navigated):  # the page went while it was asked: the next one may say so
+                value = self.evaluate(expression)
+            assert value or time.monotonic() < deadline, f"never true: {expression}; {self.errors}"
             time.sleep(0.05)
         return value
 
