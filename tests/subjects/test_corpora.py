@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from reseed.subjects import overlap, sources
 from reseed.subjects.corpora import CORPORA, registered, source_of, write_corpus
 from reseed.subjects.overlap import near_duplicates, text_key, words
 from reseed.subjects.sources import File
+from tests.conftest import ROOT
 from tests.subjects.looks import data, digest, gsm8k_folder, question, register, write_lines, written
 
 REAL = os.environ.get("RESEED_CORPORA")
@@ -47,13 +49,14 @@ def test_every_corpus_is_pinned_and_says_what_may_be_done_with_it() -> None:
         assert set(corpus.uses) <= {"training", "evaluation"}
         for revision in (corpus.revision, corpus.hub and corpus.hub.revision):
             assert revision is None or re.fullmatch(r"[0-9a-f]{40}", revision)
-        assert corpus.revision or name == "reveal"
+        assert corpus.revision or corpus.package or name == "reveal"
+        assert corpus.package is None or re.fullmatch(r"[0-9a-f]{64}", corpus.package.sha256)
         for file in corpus.files:
             assert file.sha256 is None or re.fullmatch(r"[0-9a-f]{64}", file.sha256)
             assert file.url is None or file.url.startswith("https://")
             assert file.url is None or file.sha256, "what is downloaded has a hash"
         assert bool(corpus.uses) <= bool(corpus.rule)
-        assert not corpus.uses or corpus.files or corpus.hub
+        assert not corpus.uses or corpus.files or corpus.hub or corpus.package
 
 
 def test_gsm8k_is_downloaded_from_its_pinned_revision() -> None:
@@ -77,6 +80,14 @@ def test_gsm8k_is_downloaded_from_its_pinned_revision() -> None:
         ({"corpus": "trip", "use": "evaluation"}, r"found 'evaluation' of the corpus 'trip', allowed: no use"),
         ({"corpus": "wiqa", "use": "evaluation"}, r"of the corpus 'wiqa', allowed: no use \(licence: none stated"),
         ({"corpus": "cot-collection"}, r"of the corpus 'cot-collection', allowed: evaluation \(licence: CC-BY-4.0 on"),
+        (
+            {"corpus": "sae-probes", "rows": 9},
+            r"found 'training' of the corpus 'sae-probes', allowed: evaluation \(licence: MIT; .*trains nothing\)",
+        ),
+        (
+            {"corpus": "sae-probes", "use": "evaluation"},
+            r"data.rows: found none, allowed: a number, for 'sae-probes' is too large",
+        ),
         ({"corpus": "openwebtext"}, r"data.rows: found none, allowed: a number, for 'openwebtext' is too large"),
     ],
 )
@@ -96,6 +107,14 @@ def test_the_source_is_the_first_that_has_the_corpus(tmp_path: Path, monkeypatch
     (tmp_path / "gsm8k").mkdir()
     assert source_of(data()) == "folder"
     assert source_of(data(source="https")) == "https"
+    prompts: dict[str, Any] = {"corpus": "sae-probes", "use": "evaluation", "rows": 9}
+    (tmp_path / "sae-probes").mkdir()
+    assert source_of(data(**prompts)) == "package"
+    for other in ("folder", "https", "hub"):
+        with pytest.raises(
+            ReseedError, match=rf"data.source: found '{other}' of the corpus 'sae-probes', allowed: none, because the"
+        ):
+            source_of(data(**prompts, source=other))
 
 
 @pytest.mark.usefixtures("quick")
@@ -316,6 +335,61 @@ def test_a_corpus_of_the_hub_names_its_pin(tmp_path: Path, monkeypatch: pytest.M
     assert said["checked"]
     assert said["source_rows"] == {"train": 100}
     assert sum(said["rows"].values()) == 100
+
+
+def test_the_prompts_of_the_installed_package_stand_by_turns(tmp_path: Path) -> None:
+    """The first two of each of the 155 files and the third of some, against pandas, each text once."""
+    keys: dict[str, Any] = {
+        "corpus": "sae-probes",
+        "use": "evaluation",
+        "rows": 2 * 155 + 7,
+        "validation_fraction": 0.4,
+    }
+    assert write_corpus(data(**keys), tmp_path / "raw") == "package"
+    said, folder = manifest(tmp_path / "raw"), overlap.sae_probes_folder()
+    assert folder is not None
+    files = sorted((folder / "cleaned_data").iterdir(), key=lambda path: path.name)
+    tables = [pd.read_csv(path, nrows=3, dtype=str, keep_default_na=False)["prompt"].tolist() for path in files]
+    prompts = [table[i] for i in range(3) for table in tables][: keys["rows"]]
+    lines = "".join(f"{path.name} {digest(path)}\n" for path in files)
+    assert said["source_files"] == {"sae-probes==0.4.2: cleaned_data": hashlib.sha256(lines.encode()).hexdigest()}
+    assert (said["checked"], said["source_rows"], said["dropped"]) == (True, {"train": len(prompts)}, {})
+    assert said["benchmark_text"] == {}  # it is one, and it is not training text
+    rows = [row for split in ("train", "validation", "test") for row in written(tmp_path / "raw", split)]
+    for row in rows:
+        text = prompts[int(row["id"].removeprefix("train-"))].strip()
+        assert row == {"id": row["id"], "question": "", "steps": [{"text": text, "label": None}], "answer": ""}
+    distinct = {prompt.strip() for prompt in prompts}
+    assert len(rows) + sum(said["near_duplicates"].values()) == len(distinct) < len(prompts)
+    assert sum(said["duplicates"].values()) == len(prompts) - len(distinct)
+    assert said["rows"]["test"] > len(prompts) / 4
+
+
+def test_an_edited_or_missing_package_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = data(corpus="sae-probes", use="evaluation", rows=9, validation_fraction=0.4)
+    folder = overlap.sae_probes_folder()
+    assert folder is not None
+    (tmp_path / "cleaned_data").mkdir()
+    for path in sorted((folder / "cleaned_data").iterdir())[:2]:
+        (tmp_path / "cleaned_data" / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(overlap, "sae_probes_folder", lambda: tmp_path)
+    with pytest.raises(
+        ReseedError,
+        match=r"cleaned_data \(sae-probes 0.4.2, wanted 0.4.2\): found sha256 \w{12}…, allowed: 6cbed7e80d2d…",
+    ):
+        write_corpus(prompts, tmp_path / "raw")
+    monkeypatch.setattr(overlap, "sae_probes_folder", lambda: None)
+    with pytest.raises(
+        ReseedError, match=r"found no package sae-probes with its data .*`pip install --no-deps sae-probes==0.4.2`"
+    ):
+        write_corpus(prompts, tmp_path / "raw")
+    assert not (tmp_path / "raw").exists()
+
+
+def test_the_pin_of_the_prompts_is_that_of_the_lock() -> None:
+    package = CORPORA["sae-probes"].package
+    assert package
+    assert f"\n{package.name}=={package.version}\n" in (ROOT / "requirements.lock").read_text()
 
 
 @needs_the_files

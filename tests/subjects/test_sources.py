@@ -223,6 +223,16 @@ def test_rows_of_every_kind_of_file(tmp_path: Path) -> None:
     assert list(read_rows(tmp_path / "a.zip", "dev.jsonl", FIELDS)) == rows
 
 
+def test_the_files_of_a_folder_take_turns(tmp_path: Path) -> None:
+    rows = [question(i) for i in range(6)]
+    for name, part in (("b", rows[3:]), ("a", rows[:1]), ("c", rows[1:3])):
+        pd.DataFrame(part).to_csv(tmp_path / f"{name}.csv.zst", index=False)
+    (tmp_path / "notes.txt").write_text("no rows")
+    assert list(read_rows(tmp_path, None, FIELDS)) == [rows[i] for i in (0, 3, 1, 4, 2, 5)]
+    with pytest.raises(ReseedError, match=rf"{tmp_path}: row 1: found no field 'label', allowed: rows with label"):
+        list(read_rows(tmp_path, None, ("label",)))
+
+
 @pytest.mark.parametrize("block", [1, 7, 100])
 def test_one_large_json_is_read_in_pieces_of_any_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int

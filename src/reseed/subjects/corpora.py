@@ -18,10 +18,12 @@ from reseed.subjects.sources import (
     File,
     Hub,
     Opened,
+    Package,
     corpora_folder,
     open_folder,
     open_https,
     open_hub,
+    open_package,
     read_rows,
     write_jsonl,
 )
@@ -54,6 +56,8 @@ class Registered:
     """Rows of its own splits."""
     files: tuple[File, ...] = ()
     hub: Hub | None = None
+    package: Package | None = None
+    """The only source of a corpus that has it."""
     sample: bool = False
     """Too large to be had whole: the subject says in data.rows how much of it."""
 
@@ -61,6 +65,8 @@ class Registered:
         """The splits that the corpus itself has."""
         if source == "hub" and self.hub:
             return {split for split, _ in self.hub.splits}
+        if self.package:
+            return {"train"}
         return {file.split for file in self.files}
 
 
@@ -231,6 +237,27 @@ CORPORA = {
             hub=Hub("HuggingFaceFW/fineweb", "e4f5f2b94dc4819fd6a32db6437f57b5460b449b", config="sample-10BT"),
             sample=True,
         ),
+        Registered(
+            name="sae-probes",
+            repository="github.com/sae-probes/sae-probes",
+            revision=None,  # the hash of the package's files is the pin
+            licence="MIT",
+            terms="of the package; its prompts are of public data sets, which keep their own terms, and SAEs are "
+            "judged by them: a benchmark's text trains nothing",
+            citation="Kantamneni et al. 2025, Are Sparse Autoencoders Useful? A Case Study in Sparse Probing "
+            "(arXiv 2502.16681)",
+            uses=(EVALUATION,),
+            fields=("prompt",),
+            rule=rules.prompt,
+            rows=(("train", 523_867),),
+            package=Package(
+                "sae-probes",
+                "0.4.2",
+                "cleaned_data",
+                "6cbed7e80d2d95b769755ee60558d26702011948fb3fb0c20a914dfc5473d5e2",
+            ),
+            sample=True,
+        ),
     )
 }  # fmt: skip
 
@@ -264,8 +291,18 @@ def registered(data: Corpus) -> Registered:
 
 
 def source_of(data: Corpus) -> str:
-    """folder, https or hub: what the subject says, else the first that has the corpus."""
+    """package, folder, https or hub: what the subject says, else the first that has the corpus.
+
+    Raises ReseedError where a subject names another source of a corpus that an installed package carries.
+    """
     corpus = registered(data)
+    if corpus.package:
+        if data.source:
+            raise ReseedError(
+                f"data.source: found {data.source!r} of the corpus {corpus.name!r}, allowed: none, because "
+                f"the installed package {corpus.package.name} carries it"
+            )
+        return "package"
     if data.source:
         return data.source
     base = corpora_folder()
@@ -342,6 +379,8 @@ def write_corpus(data: Corpus, path: Path) -> str:
 
 
 def _open(corpus: Registered, source: str, data: Corpus) -> Opened:
+    if corpus.package:
+        return open_package(corpus.package, overlap.sae_probes_folder())
     if source == "folder":
         return open_folder(corpus.name, corpus.files)
     if source == "https":

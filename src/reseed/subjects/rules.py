@@ -110,6 +110,11 @@ def general_text(row: Mapping[str, Any]) -> Document:
     return _document("", _paragraphs(_text(row, "text")), "")
 
 
+def prompt(row: Mapping[str, Any]) -> Document:
+    """A prompt as it stands, which is its only step: most are one line, and a class is no answer of theirs."""
+    return _document("", [_text(row, "prompt")], "")
+
+
 def _document(question: str, steps: Iterable[str], answer: str) -> Document:
     kept = tuple(Step(step.strip()) for step in steps if step.strip())
     if not kept:

