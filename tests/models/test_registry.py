@@ -160,7 +160,14 @@ def test_a_language_subject_asks_for_what_the_registries_hold_and_the_budget_all
 
 
 def test_the_subjects_of_both_kinds_of_machine_are_there() -> None:
-    assert LANGUAGE_SUBJECTS == ["gemma-2-2b", "gpt2-small", "gsm8k-gpt", "minilm-gsm8k", "minilm-layers"]
+    assert LANGUAGE_SUBJECTS == [
+        "gemma-2-2b",
+        "gpt2-small",
+        "gsm8k-gpt",
+        "minilm-gsm8k",
+        "minilm-layers",
+        "probe-prompts",
+    ]
 
 
 def test_an_unknown_model_is_refused_with_what_is_known() -> None:
