@@ -134,3 +134,12 @@ def test_every_pair_of_the_study_has_all_that_its_stages_read() -> None:
         assert {(comparison["subject"], variant) for variant in comparison["variants"]} <= pairs
     bars = {f"metrics/{pair['subject']}/{pair['variant']}/stability.json": "kappa" for pair in study["pairs"].values()}
     assert study["bars"] == bars
+
+
+def test_no_study_trains_on_text_that_is_for_evaluation_only() -> None:
+    subjects = {path.stem: yaml.safe_load(path.read_text()) for path in (ROOT / "subjects").glob("*.yaml")}
+    evaluated = {name for name, content in subjects.items() if content["data"].get("use") == "evaluation"}
+    assert "probe-prompts" in evaluated
+    for path in (ROOT / "study.yaml", *(ROOT / "studies").glob("*/study.yaml")):
+        runs = yaml.safe_load(path.read_text())["runs"].values()
+        assert not evaluated & {run["subject"] for run in runs}, path
