@@ -891,7 +891,8 @@ class Corpus(Strict):
     generator: Literal["corpus"]
     corpus: str
     source: Literal["folder", "https", "hub"] | None = None
-    """None: the folder that RESEED_CORPORA names if it holds the corpus, else https, else the hub."""
+    """None: the folder that RESEED_CORPORA names if it holds the corpus, else https, else the hub; and for a corpus
+    that an installed package carries, which has no other source."""
     use: Literal["training", "evaluation"] = "training"
     """What the text is for; a licence that forbids it refuses the subject."""
     rows: Count | None = None

@@ -304,6 +304,21 @@ def test_the_first_run_of_a_checkout_gives_the_bytes_of_every_later_one(tmp_path
     assert "compiling" not in runs[1].stderr
 
 
+def test_kernels_leave_the_threads_of_torch_as_they_were() -> None:
+    """numba tells OpenMP, which torch uses too, to take all cores when it starts its threads: once a process."""
+    script = """
+import torch
+from reseed.saes.kernels import ready, squared_norm
+ready()
+torch.set_num_threads(1)
+squared_norm(torch.ones(2, 300, 300))
+print(torch.get_num_threads())
+"""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "NUMBA_NUM_THREADS": "2"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == "1"
+
+
 def test_kernels_that_cannot_be_compiled_stop_the_training_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("numba.__version__", "0")  # no stamp is known of it
     monkeypatch.setattr(sys, "executable", str(shutil.which("false")))

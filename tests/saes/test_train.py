@@ -86,6 +86,22 @@ def test_the_other_seeds_do_not_matter(
     assert first.weights["W_dec"].equal(second.weights["W_dec"])
 
 
+def test_one_thread_or_two_give_the_same_bytes(
+    activations: Activations, sae_training: SaeTraining, tolerance: Convergence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = sae_training.model_copy(update={"max_steps": 200, "min_steps": 100})
+    torch.set_num_threads(2)
+    used, made = [], []
+    for size in (1 << 60, 0):  # every step is small; none is
+        monkeypatch.setattr("reseed.saes.train.SMALL_STEP", size)
+        log = lambda *_: used.append(torch.get_num_threads())  # noqa: E731
+        made.append(train_saes(variant(), training, train_of((0, 1, 2), tolerance), activations, CPU, log=log))
+        assert torch.get_num_threads() == 2
+    assert used == [1] * (len(used) // 2) + [2] * (len(used) // 2)
+    for small, large in zip(*made, strict=True):
+        assert all(torch.equal(tensor, large.weights[name]) for name, tensor in small.weights.items())
+
+
 def test_a_seed_that_ran_out_of_steps_is_not_converged(
     activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:

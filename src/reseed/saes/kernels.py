@@ -263,8 +263,12 @@ def adam_update(
 
 def _threads() -> int:
     """Let the kernels use as many threads as torch does."""
-    threads = min(torch.get_num_threads(), int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+    allowed = torch.get_num_threads()
+    threads = min(allowed, int(numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
     numba.set_num_threads(threads)
+    if torch.get_num_threads() != allowed:
+        # the first call starts numba's threads, which tells OpenMP, and so torch, to use as many as there are cores
+        torch.set_num_threads(allowed)
     return threads
 
 

@@ -58,13 +58,15 @@ def train_saes(
     architecture = architecture_of(variant, training, feed)
     run = start(architecture, training, train, feed, ks_of(variant, ks))
     fingerprint = Fingerprint.of(variant, training, train, ks, activations)
+    # by all members, whichever are left of a run that is continued
+    small = _weights(run.stack) * training.batch_size <= SMALL_STEP
     if checkpoint is not None:
         load_checkpoint(run, checkpoint, fingerprint, device)
     ceiling, size = training.last_constant_step, variant.group_size
     if not run.step:
         _snapshot(architecture, run, feed, list(range(len(run.members))))
     total = training.max_steps * training.batch_size
-    with _threads_for(run, training), progress(total, f"{len(run.members)} SAEs", "row") as bar:
+    with _one_thread(small), progress(total, f"{len(run.members)} SAEs", "row") as bar:
         bar.update(run.step * training.batch_size)
         while run.members:
             run.step += 1
@@ -94,11 +96,15 @@ def train_saes(
     return sorted(run.done, key=lambda sae: place[sae.k, sae.seed])
 
 
+def _weights(stack: Stack) -> int:
+    return sum(p.numel() for p in stack.parameters.values())
+
+
 @contextmanager
-def _threads_for(run: Run, training: SaeTraining) -> Iterator[None]:
+def _one_thread(small: bool) -> Iterator[None]:
     """One thread for small steps: an SAE has the same bytes from any number of them."""
     threads = torch.get_num_threads()
-    if sum(p.numel() for p in run.stack.parameters.values()) * training.batch_size <= SMALL_STEP:
+    if small:
         torch.set_num_threads(1)
     try:
         yield
