@@ -95,6 +95,20 @@ def planted_causal(folder: Path) -> None:
     write_csv(folder / "causal_doses.csv", dose_rows(every, doses))
 
 
+def planted_ood(folder: Path) -> None:
+    """ood.json of an SAE that keeps half of its gain on other text."""
+
+    def figure(value: float) -> dict[str, float]:
+        return {"value": value, "low": value - 0.0625, "high": value + 0.0625}
+
+    content = {
+        "explained_variance": {"in": figure(0.75), "ood": figure(0.375)},
+        "null": {"in": figure(0.25), "ood": figure(0.125)},
+        "over_null": figure(0.25), "retained": figure(0.5), "rows": {"in": 2000, "ood": 1000},
+    }  # fmt: skip
+    write_json(folder / "ood.json", content)
+
+
 def planted_coverage(folder: Path) -> None:
     """coverage.json of a world whose latents keep less than the model does."""
 

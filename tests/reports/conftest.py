@@ -17,6 +17,7 @@ from tests.reports.builders import (
     WITH_TABLES,
     planted_causal,
     planted_coverage,
+    planted_ood,
     planted_reliability,
     planted_tables,
     planted_truth,
@@ -40,6 +41,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     planted_truth(root / "metrics")
     planted_causal(root / "metrics" / WITH_TABLES)
     planted_coverage(root / "metrics" / WITH_TABLES)
+    planted_ood(root / "metrics" / WITH_TABLES)
     planted_reliability(root / "metrics" / "reliability")
     verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
     evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]

@@ -311,6 +311,15 @@ def test_parts_of_the_domain_and_what_is_kept_when_it_is_put_another_way(pages: 
     assert "Parts of the domain" not in pages["variants/superposition/even-topk-12.html"].text
 
 
+def test_other_text_stands_beside_untrained_saes(pages: dict[str, Element]) -> None:
+    page = pages[f"variants/{WITH_TABLES}.html"]
+    rows = rows_of(page, "Explained variance where the model reads other text")
+    assert rows["its own subject"] == ["0.750 [0.688, 0.812]", "0.250 [0.188, 0.312]", "2,000"]
+    assert rows["another subject"] == ["0.375 [0.312, 0.438]", "0.125 [0.062, 0.188]", "1,000"]
+    assert "share of the gain in distribution that is kept there: 0.500 [0.438, 0.562]." in page.text
+    assert "Other text" not in pages["variants/superposition/even-topk-12.html"].text
+
+
 def test_causal_tests_and_their_charts_are_those_of_the_metrics(
     project: Path, site: Path, pages: dict[str, Element]
 ) -> None:

@@ -9,7 +9,7 @@ from reseed.stability.planted import PLANTED
 from reseed.stability.reliability import MODELS
 from reseed.stability.variants import compare_variants
 from tests.conftest import ROOT
-from tests.reports.builders import planted_causal, planted_coverage, planted_reliability, planted_truth
+from tests.reports.builders import planted_causal, planted_coverage, planted_ood, planted_reliability, planted_truth
 from tests.stability.test_variants import HIGH, LOW, evidence
 
 
@@ -180,6 +180,15 @@ def test_parts_of_the_domain_stand_beside_untrained_saes_and_the_model(tmp_path:
     assert line(covered, "| graph/`made-up` |") == (
         "| graph/`made-up` | 0.875 [0.812, 0.938] | value: 0.625 [0.562, 0.688] | 0.750 | "
         "the edges listed in another order | 0.500 [0.438, 0.562] | 0.375 | 0.938 | 0.000 | 0.312 [0.250, 0.375] |"
+    )
+
+
+def test_other_text_stands_beside_untrained_saes(tmp_path: Path) -> None:
+    planted_ood(tmp_path / "metrics/graph/made-up")
+    outside = section(studies.page(tmp_path), "Other text")
+    assert line(outside, "| graph/`made-up` |") == (
+        "| graph/`made-up` | 0.750 [0.688, 0.812] (0.250) | 0.375 [0.312, 0.438] (0.125) | 0.250 [0.188, 0.312] | "
+        "0.500 [0.438, 0.562] | 1,000 |"
     )
 
 

@@ -91,6 +91,12 @@ dimensions, from which an SAE inherits it, and of latents with another row of th
 keep less than half; neither counts latents that do not vary on these rows
 ([stability.md](stability.md#where-it-holds-parts-of-the-domain-relabelling-other-text)).
 """
+OUTSIDE = """
+The same SAEs where their model reads the text of another subject: held-out explained variance in distribution and
+there, each about the mean of its own rows and beside that of untrained SAEs (null), the gain over these, and the share
+of the gain in distribution that is kept, of which the gate `ood` asks more than half
+([stability.md](stability.md#where-it-holds-parts-of-the-domain-relabelling-other-text)).
+"""
 CALIBRATION = """
 c_dec is the mean |cosine| of two latents of one decoder, lowest where k is the number of features that are on
 ([Chanin and Garriga-Alonso 2025](https://arxiv.org/abs/2508.16560)). The k chosen is its elbow; the k that is most
@@ -122,6 +128,8 @@ def page(root: Path = Path()) -> str:
     parts.append(correctness(metrics))
     if covered := {_named(path): read_json(path) for path in sorted(metrics.glob("*/*/coverage.json"))}:
         parts.append(f"\n## Parts of the domain\n{DOMAIN}\n{_coverage(covered)}")
+    if outside := {_named(path): read_json(path) for path in sorted(metrics.glob("*/*/ood.json"))}:
+        parts.append(f"\n## Other text\n{OUTSIDE}\n{_outside(outside)}")
     described = {path.parent.name: read_json(path) for path in sorted(metrics.glob("*/subject.json"))}
     if language := {name: one for name, one in described.items() if "accuracy" not in one["model"]}:
         parts.append(f"\n## Language models\n{LANGUAGE}\n{_language(language)}")
@@ -313,6 +321,15 @@ def _coverage(covered: dict[str, dict[str, Any]]) -> str:
         rows.append([name, interval(one["parts"]["all"]), worst, tested, one["relabelled_by"], interval(kept), *others])
     header = ["SAE", "explained", "worst", "tested", "put another way", "kept", "untrained", "model", "null", "brittle"]
     return _table(header, rows)
+
+
+def _outside(summaries: dict[str, dict[str, Any]]) -> str:
+    rows = []
+    for name, one in summaries.items():
+        explained, null = one["explained_variance"], one["null"]
+        sides = [f"{interval(explained[side])} ({null[side]['value']:.3f})" for side in ("in", "ood")]
+        rows.append([name, *sides, interval(one["over_null"]), interval(one["retained"]), f"{one['rows']['ood']:,}"])
+    return _table(["SAE", "in distribution (null)", "other text (null)", "gain there", "kept", "rows"], rows)
 
 
 def class_name(coverage: dict[str, Any]) -> str:

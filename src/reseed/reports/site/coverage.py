@@ -1,4 +1,4 @@
-"""Parts of the domain: what an SAE explains of each, and what its latents make of the same said in another way."""
+"""Where an SAE holds: parts of its domain, the same said in another way, and the text of another subject."""
 
 from __future__ import annotations
 
@@ -43,3 +43,25 @@ def coverage_sections(page: Page, v: Variant) -> list[Section]:
         + n.of(file, "unvaried"),
     )  # fmt: skip
     return [Section("coverage", "Parts of the domain", [parts, told])]
+
+
+def other_text_sections(page: Page, v: Variant) -> list[Section]:
+    """One table of what is explained in distribution and out of it, nothing where the stage has not run."""
+    n, file = page.numbers, f"{v.folder}/ood.json"
+    if not n.workspace.has(file):
+        return []
+    rows: list[list[Cell]] = [
+        [name, n.of(file, "explained_variance", side), n.of(file, "null", side), n.of(file, "rows", side)]
+        for side, name in (("in", "its own subject"), ("ood", "another subject"))
+    ]
+    table = Table(
+        "Explained variance where the model reads other text",
+        ["text of", "held-out explained variance", "untrained SAE", "rows"],
+        rows,
+        "Gain over the untrained SAE on the other text: "
+        + n.of(file, "over_null")
+        + "; share of the gain in distribution that is kept there: "
+        + n.of(file, "retained")
+        + ".",
+    )
+    return [Section("ood", "Other text", [table])]

@@ -20,7 +20,7 @@ from reseed.reports.site import charts, latents
 from reseed.reports.site.benchmarks import benchmark_sections
 from reseed.reports.site.charts import ARM_NAMES, SETTLED
 from reseed.reports.site.collect import ARMS, Claim, Variant, Workspace
-from reseed.reports.site.coverage import coverage_sections
+from reseed.reports.site.coverage import coverage_sections, other_text_sections
 from reseed.reports.site.figures import (
     NOTHING,
     UNSETTLED,
@@ -264,6 +264,7 @@ def _variant(workspace: Workspace, v: Variant) -> Page:
     if workspace.has(f"{v.folder}/certificate.json"):
         sections.insert(2, _certificate(page, v))
     sections += coverage_sections(page, v)
+    sections += other_text_sections(page, v)
     sections += variant_truth_sections(page, v)
     sections += benchmark_sections(page, [v])
     page.sections = sections
