@@ -192,6 +192,14 @@ def test_other_text_stands_beside_untrained_saes(tmp_path: Path) -> None:
     )
 
 
+def test_a_subject_that_lends_its_text_has_no_control_arm(tmp_path: Path) -> None:
+    lent = {"model": {"parameters": 1000}, "sequences": {"test": 9}, "trained": {"d_in": 4, "effective_rank": 2.5}}
+    write_json(tmp_path / "metrics/prompts/subject.json", lent)
+    assert line(section(studies.page(tmp_path), "Language models"), "| prompts |") == (
+        "| prompts | 1,000 | 9 | 4 |  |  |  | 2.5 |  |"
+    )
+
+
 def test_causal_tests_count_what_passes_beside_the_strongest_control_and_null_saes(tmp_path: Path) -> None:
     planted_causal(tmp_path / "metrics/modular/topk-k4")
     passed, _, edits = section(studies.page(tmp_path), "Causal tests").partition("\n| SAE | slope |")

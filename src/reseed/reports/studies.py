@@ -345,7 +345,8 @@ def _language(subjects: dict[str, dict[str, Any]]) -> str:
         model = one["model"]
         cells = [name, f"{model['parameters']:,}", f"{one['sequences']['test']}", f"{one['trained']['d_in']}"]
         cells += [f"{model[key]['test']:.3f}" if key in model else "" for key in losses.values()]
-        lines.append([*cells, *(f"{one[arm]['effective_rank']:.1f}" for arm in arms.values())])
+        # a subject that only lends its text has no control
+        lines.append([*cells, *(f"{one[arm]['effective_rank']:.1f}" if arm in one else "" for arm in arms.values())])
     return _table(["subject", "parameters", "test sequences", "d_in", *losses, *arms], lines)
 
 
