@@ -1,6 +1,9 @@
 """The page of the studies: every figure with its interval, what is not converged says so, and no study is required."""
 
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from reseed.artifacts import read_json, write_json
 from reseed.interventions import protocol
@@ -174,22 +177,29 @@ def test_planes_that_cannot_be_tested_say_so(tmp_path: Path) -> None:
     assert "| planes ≥ 0.8: not measured: not met | 0.031 | **no-go** |" in text
 
 
-def test_parts_of_the_domain_stand_beside_untrained_saes_and_the_model(tmp_path: Path) -> None:
-    planted_coverage(tmp_path / "metrics/graph/made-up")
-    covered = section(studies.page(tmp_path), "Parts of the domain")
-    assert line(covered, "| graph/`made-up` |") == (
-        "| graph/`made-up` | 0.875 [0.812, 0.938] | value: 0.625 [0.562, 0.688] | 0.750 | "
-        "the edges listed in another order | 0.500 [0.438, 0.562] | 0.375 | 0.938 | 0.000 | 0.312 [0.250, 0.375] |"
-    )
-
-
-def test_other_text_stands_beside_untrained_saes(tmp_path: Path) -> None:
-    planted_ood(tmp_path / "metrics/graph/made-up")
-    outside = section(studies.page(tmp_path), "Other text")
-    assert line(outside, "| graph/`made-up` |") == (
-        "| graph/`made-up` | 0.750 [0.688, 0.812] (0.250) | 0.375 [0.312, 0.438] (0.125) | 0.250 [0.188, 0.312] | "
-        "0.500 [0.438, 0.562] | 1,000 |"
-    )
+@pytest.mark.parametrize(
+    ("plant", "heading", "expected"),
+    [
+        (
+            planted_coverage,
+            "Parts of the domain",
+            "0.875 [0.812, 0.938] | value: 0.625 [0.562, 0.688] | 0.750 | the edges listed in another order | "
+            "0.500 [0.438, 0.562] | 0.375 | 0.938 | 0.000 | 0.312 [0.250, 0.375] |",
+        ),
+        (
+            planted_ood,
+            "Other text",
+            "0.750 [0.688, 0.812] (0.250 [0.188, 0.312]) | 0.375 [0.312, 0.438] (0.125 [0.062, 0.188]) | "
+            "0.250 [0.188, 0.312] | 0.500 [0.438, 0.562] | 1,000 |",
+        ),
+    ],
+)
+def test_where_an_sae_holds_stands_beside_untrained_saes(
+    plant: Callable[[Path], None], heading: str, expected: str, tmp_path: Path
+) -> None:
+    plant(tmp_path / "metrics/graph/made-up")
+    found = section(studies.page(tmp_path), heading)
+    assert line(found, "| graph/`made-up` |") == f"| graph/`made-up` | {expected}"
 
 
 def test_a_subject_that_lends_its_text_has_no_control_arm(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ def _outside(summaries: dict[str, dict[str, Any]]) -> str:
     rows = []
     for name, one in summaries.items():
         explained, null = one["explained_variance"], one["null"]
-        sides = [f"{interval(explained[side])} ({null[side]['value']:.3f})" for side in ("in", "ood")]
+        sides = [f"{interval(explained[side])} ({interval(null[side])})" for side in ("in", "ood")]
         rows.append([name, *sides, interval(one["over_null"]), interval(one["retained"]), f"{one['rows']['ood']:,}"])
     return _table(["SAE", "in distribution (null)", "other text (null)", "gain there", "kept", "rows"], rows)
 
