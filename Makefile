@@ -51,11 +51,14 @@ repro: setup  ## run whatever the pipeline needs: all stages, all metrics
 sweep: setup  ## run what `dvc exp run --queue` has queued; make sweep ARGS='--engine slurm' for its options
 	reseed sweep run $(ARGS)
 
+# A process a core, at most four (each takes 2 GB); the tests of a file stay in one, for what they share is costly.
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+
 test: setup  ## the test suite (CI=true adds the slow set)
-	python -m pytest $(if $(CI),--durations 30,-m "not slow")
+	$(PYTEST) $(if $(CI),--durations 30,-m "not slow")
 
 test-all: setup  ## the test suite with the slow set
-	python -m pytest
+	$(PYTEST)
 
 smoke: setup  ## the pipeline end to end on tiny parameters, in a scratch copy
 	python -m tests.scratch

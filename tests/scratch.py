@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -60,6 +61,11 @@ def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
+
+
+def listens() -> None:
+    """To be run in a new process: what a shell starts in its background ignores SIGINT, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 _IDENTITY = (("NAME", ""), ("EMAIL", "@localhost"))

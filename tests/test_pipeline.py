@@ -18,7 +18,7 @@ import yaml
 from sae_lens import SAE
 
 from reseed.artifacts import read_json, read_tensors
-from tests.scratch import CLAIM, VARIANTS, dvc, edit, environment, make
+from tests.scratch import CLAIM, VARIANTS, dvc, edit, environment, listens, make
 
 pytestmark = pytest.mark.slow
 
@@ -96,11 +96,17 @@ def test_a_second_run_does_nothing_and_says_so_in_seconds(project: Path) -> None
     assert list((project / "src").rglob("__pycache__"))  # bytecode was written, and is no dependency
 
 
-def test_forcing_every_stage_changes_no_hash(project: Path) -> None:
-    before = (project / "dvc.lock").read_bytes()
-    done = dvc(project, "repro", "--force", "--no-run-cache")
+def test_every_stage_run_again_makes_the_same_bytes(project: Path) -> None:
+    before, facts = (project / "dvc.lock").read_bytes(), read_json(project / "runs" / "train@modular-topk-k4.json")
+    done = subprocess.run(
+        ["python", "-P", "tests/again.py"],
+        cwd=project, env=environment() | {"PYTHONPATH": "src"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert "train@modular-topk-k4" in done.stdout
+    assert done.stdout.splitlines() == list(yaml.safe_load(before)["stages"])
+    assert read_json(project / "runs" / "train@modular-topk-k4.json")["started"] > facts["started"]
+    assert UP_TO_DATE in dvc(project, "status").stdout
+    assert UP_TO_DATE in dvc(project, "repro").stdout
     assert (project / "dvc.lock").read_bytes() == before
 
 
@@ -211,25 +217,28 @@ def test_bad_input_is_one_sentence_from_dvc_repro(
     assert not list(copy.rglob("*.partial"))
 
 
-@pytest.mark.parametrize(("how", "after"), [(signal.SIGINT, 2.0), (signal.SIGINT, 12.0), (signal.SIGKILL, 12.0)])
+@pytest.mark.parametrize(("how", "trains"), [(signal.SIGINT, False), (signal.SIGINT, True), (signal.SIGKILL, True)])
 def test_an_interrupted_run_leaves_nothing_half_made_and_the_next_one_goes_on(
-    how: signal.Signals, after: float, copy: Path
+    how: signal.Signals, trains: bool, copy: Path
 ) -> None:
     before = (copy / "dvc.lock").read_bytes()
     subject = copy / "subjects" / "modular.yaml"
     tiny = subject.read_text()
-    edit(
-        subject, lambda content: content["sae"].update(min_steps=100_000, max_steps=200_000)
-    )  # far longer than `after`
+    longer = {"min_steps": 100_000, "max_steps": 200_000, "checkpoint_every": 500}
+    edit(subject, lambda content: content["sae"].update(longer))
     command = ["dvc", "repro", "train@modular-topk-k4"]
     with subprocess.Popen(
-        command, cwd=copy, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+        command, cwd=copy, env=environment(), start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=listens,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         for line in process.stdout:
             if b"stages/train.py" in line:
                 break
-        time.sleep(after)  # 2 s: it still imports; 12 s: it trains
+        time.sleep(2.0)  # it still imports
+        while trains and not (copy / CHECKPOINT).exists():
+            assert process.poll() is None
+            time.sleep(0.02)
         os.killpg(process.pid, how)
         said = process.stdout.read().decode()
     assert process.returncode != 0
@@ -238,7 +247,8 @@ def test_an_interrupted_run_leaves_nothing_half_made_and_the_next_one_goes_on(
     assert not (copy / "models/modular/topk-k4").exists()  # DVC removes the old one before the stage starts
     assert (copy / "dvc.lock").read_bytes() == before
     subject.write_text(tiny)
-    if (copy / CHECKPOINT).exists():  # of the longer run, which these parameters are not
+    assert (copy / CHECKPOINT).exists() == trains
+    if trains:  # of the longer run, which these parameters are not
         # DVC has this very result in its run cache, and would take it from there
         done = dvc(copy, "repro", "--single-item", "--force", "--no-run-cache", "train@modular-topk-k4")
         assert done.returncode != 0

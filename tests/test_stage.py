@@ -18,6 +18,7 @@ from reseed import ReseedError
 from reseed.params import Compute
 from reseed.stage import device, progress
 from tests.conftest import ROOT
+from tests.scratch import listens
 
 SCRIPT = """
 import sys, time
@@ -101,8 +102,9 @@ def test_ctrl_c_says_what_is_left(script: Path) -> None:
     command = [sys.executable, "-P", str(script), "modular", "slow"]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen(
-        command, cwd=script.parent, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+        command, cwd=script.parent, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=listens,
+    ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == "started\n"
         time.sleep(0.2)

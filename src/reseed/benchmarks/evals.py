@@ -28,7 +28,7 @@ from reseed.artifacts import lm_dir, raw_dir, sha256, tokens_dir
 from reseed.benchmarks import operations
 from reseed.benchmarks.arms import JudgedSae
 from reseed.benchmarks.child import REPLACED_FILE, TEXT_TASKS
-from reseed.benchmarks.results import normalise
+from reseed.benchmarks.results import VARYING, normalise
 from reseed.benchmarks.summary import beside_controls
 from reseed.models.language import is_encoder
 from reseed.params import EvalName, Params
@@ -41,7 +41,6 @@ WRONG = {
 }
 """Figures of SAEBench 0.6.0 that are not what their names say: the EV of core is that of no formula, its MSE depends on
 the batch size; the dense probes of sparse probing pick their best epoch on the test rows."""
-VARYING = ("train_time_seconds",)
 TOO_FEW_LETTERS = "insufficent first-letter features"  # as the package spells it
 
 

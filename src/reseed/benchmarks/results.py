@@ -11,6 +11,9 @@ import torch
 
 from reseed import ReseedError
 
+VARYING = ("train_time_seconds",)
+"""Figures of SAEBench that are no result: the seconds that something took."""
+
 
 def write_result(path: Path, write: Callable[[str], object], identity: str) -> None:
     """Let SAEBench write its result file and replace what varies from run to run.
@@ -28,13 +31,15 @@ def write_result(path: Path, write: Callable[[str], object], identity: str) -> N
 
 
 def normalise(path: Path, identity: str) -> None:
-    """Replace what varies from run to run in a standard result file: times, random ids, the commit of the directory.
+    """Replace what varies from run to run in a standard result file: times and seconds, random ids, the commit.
 
     Raises ReseedError for NaN or infinite figures, but in the details of single latents, which are left out.
     """
     result = json.loads(path.read_text())
     if "eval_result_details" in result:
         result["eval_result_details"] = _without_nan(result["eval_result_details"])
+    for metrics in result["eval_result_metrics"].values():
+        metrics.update({name: 0.0 for name in VARYING if name in metrics})
     result |= {"eval_id": identity, "datetime_epoch_millis": 0, "sae_bench_commit_hash": "sae-bench 0.6.0"}
     try:
         text = json.dumps(result, indent=1, sort_keys=True, allow_nan=False)
