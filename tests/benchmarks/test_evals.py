@@ -95,6 +95,15 @@ def test_nan_in_a_result_is_one_sentence(tmp_path: Path) -> None:
         normalise(file, "mine")
 
 
+def test_a_result_is_without_what_differs_from_run_to_run(tmp_path: Path) -> None:
+    file = result(tmp_path / "a.json", meta={"explained": 0.5, "train_time_seconds": 3.2})
+    normalise(file, "mine")
+    assert json.loads(file.read_text()) == {
+        "datetime_epoch_millis": 0, "eval_id": "mine", "sae_bench_commit_hash": "sae-bench 0.6.0",
+        "eval_result_metrics": {"meta": {"explained": 0.5, "train_time_seconds": 0.0}},
+    }  # fmt: skip
+
+
 def test_wrong_figures_are_replaced_and_marked(tmp_path: Path) -> None:
     quality = {"explained_variance": 0.28, "explained_variance_legacy": 0.9, "mse": 0.26, "cossim": 0.8}
     file = result(tmp_path / "core.json", reconstruction_quality=quality)
