@@ -29,10 +29,8 @@ UP_TO_DATE = "Data and pipelines are up to date."
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("project"))
-    started = time.monotonic()
     done = dvc(folder, "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert time.monotonic() - started < 900  # minutes where other work runs beside it
     return folder
 
 
