@@ -100,9 +100,11 @@ def test_a_result_is_written_anew_or_the_stage_fails(tmp_path: Path) -> None:
     with pytest.raises(ReseedError, match="SAEBench wrote no result file"):
         write_result(path, lambda _: None, "mine")
     assert not path.exists()
-    write_result(path, lambda where: Path(where).write_text('{"eval_id": "u-u-i-d", "x": 1}'), "mine")
+    fresh = '{"eval_id": "u-u-i-d", "eval_result_metrics": {"sae": {"x": 1}}}'
+    write_result(path, lambda where: Path(where).write_text(fresh), "mine")
     assert read_json(path) == {
-        "datetime_epoch_millis": 0, "eval_id": "mine", "sae_bench_commit_hash": "sae-bench 0.6.0", "x": 1,
+        "datetime_epoch_millis": 0, "eval_id": "mine", "eval_result_metrics": {"sae": {"x": 1}},
+        "sae_bench_commit_hash": "sae-bench 0.6.0",
     }  # fmt: skip
 
 
