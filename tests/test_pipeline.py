@@ -101,7 +101,8 @@ def test_every_stage_run_again_makes_the_same_bytes(project: Path) -> None:
         cwd=project, env=environment() | {"PYTHONPATH": "src"}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.splitlines() == list(yaml.safe_load(before)["stages"])
+    stages = yaml.safe_load(before)["stages"]
+    assert [line for line in done.stdout.splitlines() if line in stages] == list(stages)
     assert read_json(project / "runs" / "train@modular-topk-k4.json")["started"] > facts["started"]
     assert UP_TO_DATE in dvc(project, "status").stdout
     assert UP_TO_DATE in dvc(project, "repro").stdout
