@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -29,9 +30,17 @@ UP_TO_DATE = "Data and pipelines are up to date."
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("project"))
+    before = processor_seconds()
     done = dvc(folder, "repro")
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert processor_seconds() - before < 900
     return folder
+
+
+def processor_seconds() -> float:
+    """Of all processes that this one started and that have ended; other work on the machine does not count."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def would_run(folder: Path) -> set[str]:
