@@ -45,8 +45,8 @@ minilm: setup  ## the weights of all-MiniLM-L6-v2, for studies/minilm-gsm8k
 ray: setup  ## Ray, for `reseed sweep run --engine ray`
 	python -m pip install --quiet --no-deps $$(sed -nE 's/^ray = \[(.*)\]/\1/p' pyproject.toml | tr -d '",')
 
-repro: setup  ## run whatever the pipeline needs: all stages, all metrics
-	dvc repro
+repro: setup  ## run whatever the pipeline needs: all stages, all metrics; make repro ARGS='--jobs 1' for one at a time
+	reseed repro dvc.yaml $(ARGS)
 
 sweep: setup  ## run what `dvc exp run --queue` has queued; make sweep ARGS='--engine slurm' for its options
 	reseed sweep run $(ARGS)

@@ -17,6 +17,7 @@ from reseed.params import (
     TRAINED,
     Gpt,
     TracedSubject,
+    check_training_text,
     is_language,
     is_traced,
     load_language,
@@ -46,6 +47,7 @@ def _language(subject: str) -> dict[str, Any]:
     with writing(lm_dir(subject)) as path:
         path.mkdir()
         if isinstance(config.model, Gpt):
+            check_training_text(subject)
             transformer = build_transformer(config.model, sequences.vocabulary, sequences.n_ctx, subject)
             curve = pretrain(transformer, sequences, config.model.training, machine)
             facts = language_facts(transformer, sequences, machine)

@@ -5,7 +5,7 @@ from typing import Any
 
 from reseed.activations.store import read_activations
 from reseed.artifacts import activations_dir, sae_dir, sha256, writing
-from reseed.params import load_params, load_sae_training
+from reseed.params import check_training_text, load_params, load_sae_training
 from reseed.saes.export import write_sae
 from reseed.saes.record import wandb_run, write_curves
 from reseed.saes.train import train_saes
@@ -19,6 +19,7 @@ def train(subject: str, variant: str, arm: str) -> dict[str, Any]:
     seeds = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     source, out = activations_dir(subject, arm), sae_dir(subject, variant, arm)
     activations = read_activations(source)
+    check_training_text(activations.index.get("text", subject))
     used = {"variant": chosen, "sae": training, "train": seeds}
     checkpoint = Path("checkpoints") / subject / f"{out.name}.safetensors"
     name = f"{subject}/{out.name}/{revision()}"

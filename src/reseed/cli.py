@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -20,6 +21,8 @@ from reseed.review import commands as review
 from reseed.stage import device
 from reseed.sweeps import commands as sweeps
 from reseed.sweeps import side_by_side
+
+DEFAULT_JOBS = min(2, len(os.sched_getaffinity(0)))
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.add_typer(sweeps.app, name="sweep")
@@ -65,7 +68,7 @@ def log(commits: Annotated[int, typer.Option(help="how many commits to go back")
 @app.command()
 def repro(
     targets: Annotated[list[str], typer.Argument(help="what `dvc repro` takes, such as studies/walker/dvc.yaml")],
-    jobs: Annotated[int, typer.Option(help="stages at once, each on cores of its own")] = 2,
+    jobs: Annotated[int, typer.Option(help="stages at once, each on cores of its own")] = DEFAULT_JOBS,
 ) -> None:
     """Run `dvc repro` with stages that wait for no other side by side."""
     side_by_side.repro(targets, jobs)

@@ -702,6 +702,8 @@ class ModelTraining(Strict):
     betas: tuple[Fraction, Fraction]
     warm_up_steps: Count
     max_steps: Count
+    decay_fraction: Annotated[float, Field(ge=0, lt=1)] = 0
+    """The last share of `max_steps`, over which the learning rate falls linearly to zero."""
     check_every: Count
     stop_loss: Positive
     """Training stops once the loss on the validation split is below this (nats)."""
@@ -1222,6 +1224,15 @@ def load_language(name: str, folder: Path = Path("subjects")) -> LanguageSubject
 def is_language(name: str, folder: Path = Path("subjects")) -> bool:
     """Whether subjects/<name>.yaml is of a language model that reads a corpus."""
     return bool(_generator(_subject_file(name, folder)) == "corpus")
+
+
+def check_training_text(name: str) -> None:
+    """Raise ReseedError if the text of a subject is for evaluation alone: nothing is trained on it."""
+    if is_language(name) and (use := load_language(name).data.use) != "training":
+        raise ReseedError(
+            f"subjects/{name}.yaml: data.use: found {use!r}, allowed: 'training' for text that a model or an SAE is "
+            "trained on"
+        )
 
 
 def _generator(path: Path) -> Any:

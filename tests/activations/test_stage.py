@@ -118,6 +118,17 @@ def test_the_model_reads_the_text_of_another_subject(tmp_path: Path, monkeypatch
         expected = model.run_with_cache(tokens)[1]["blocks.1.hook_resid_post"][0, 1 : 1 + lengths("test")[0]]
         assert torch.allclose(found.rows("test").whole()[: len(expected)], expected, atol=1e-5)
 
+    # what is only to be read for an evaluation is never trained on, whichever arm it is in
+    write("elsewhere", elsewhere | {"data": elsewhere["data"] | {"use": "evaluation"}})
+    with pytest.raises(ReseedError, match=r"elsewhere\.yaml: data\.use: found 'evaluation', allowed: 'training' for"):
+        stage("train")("tiny", "topk-k4", "ood")
+    write("tiny", subject | {"data": subject["data"] | {"use": "evaluation"}})
+    with pytest.raises(ReseedError, match=r"subjects/tiny\.yaml: data\.use: found 'evaluation', allowed: 'training'"):
+        stage("train")("tiny", "topk-k4", "trained")
+    assert not (tmp_path / "models/tiny/topk-k4").exists()
+    write("tiny", subject)
+    write("elsewhere", elsewhere)
+
     index = json.loads((tokens_dir("elsewhere") / "index.json").read_text())
     (tokens_dir("elsewhere") / "index.json").write_text(json.dumps(index | {"tokenizer_sha256": "u" * 64}))
     with pytest.raises(ReseedError, match=r"elsewhere/tokens/index\.json: tokenizer_sha256: found u+…, allowed: t+…"):

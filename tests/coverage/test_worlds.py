@@ -151,5 +151,5 @@ def test_the_stage_on_a_world(project: Path) -> None:  # noqa: F811
     assert found["parts"]["all"]["value"] == pytest.approx(mean, abs=1e-5)
     assert found["worst_value"]["value"] <= min(part["value"] for part in found["parts"].values()) + 1e-6
     # rows of one instruction at one place have much in common already
-    assert 0 < found["relabelling"]["null"] < found["relabelling"]["low"]
+    assert 0 < found["relabelling"]["null"]["high"] < found["relabelling"]["low"]
     assert found["relabelled_by"] == "instructions replaced by others with the same outcome"

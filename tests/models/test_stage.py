@@ -40,9 +40,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def run(model: dict[str, Any]) -> None:
+def run(model: dict[str, Any], use: str = "training") -> None:
     subject = yaml.safe_load((ROOT / "subjects" / "gsm8k-gpt.yaml").read_text())
-    subject["data"]["n_ctx"] = 16
+    subject["data"] |= {"n_ctx": 16, "use": use}
     Path("subjects").mkdir(exist_ok=True)
     Path("subjects/tiny.yaml").write_text(yaml.safe_dump(subject | {"model": model}))
     stage("model")("tiny")
@@ -52,6 +52,13 @@ def loaded(arm: str) -> Any:
     return load_language_model(
         load_language("tiny").model, lm_dir("tiny"), arm, read_sequences(tokens_dir("tiny")), "tiny"
     )
+
+
+@pytest.mark.usefixtures("project")
+def test_no_gpt_is_pretrained_on_text_for_evaluation() -> None:
+    with pytest.raises(ReseedError, match=r"subjects/tiny\.yaml: data\.use: found 'evaluation', allowed: 'training'"):
+        run(GPT, use="evaluation")
+    assert not lm_dir("tiny").exists()
 
 
 @pytest.mark.usefixtures("project")

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from transformer_lens import HookedTransformer
 
 from reseed import ReseedError
-from reseed.models.train import evaluate, train_transformer
+from reseed.models.train import evaluate, rates, train_transformer
 from reseed.models.transformer import build_transformer, load_transformer, save_transformer
 from reseed.params import Model
 from reseed.text.tokens import Tokens
@@ -35,6 +35,22 @@ def test_training_lowers_the_loss_and_repeats_its_bytes(model: Model, tokens: To
     assert runs[0][0] == runs[1][0]
     assert [row["step"] for row in runs[0][0]] == [50, 100, 150, 200]
     assert all(a.equal(b) for a, b in zip(runs[0][1], runs[1][1], strict=True))
+
+
+def test_the_learning_rate_warms_up_stays_and_falls_to_zero(model: Model) -> None:
+    training = model.training.model_copy(update={"warm_up_steps": 10, "max_steps": 100, "decay_fraction": 0.4})
+    for fraction, last in ((0.4, [1e-3, 0.00075, 0.0005, 0.00025]), (0, [1e-3] * 4)):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.AdamW([parameter], lr=1e-3)
+        schedule = rates(optimizer, training.model_copy(update={"decay_fraction": fraction}))
+        used = []
+        for _ in range(100):
+            used.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step()
+        assert used[:11:5] == pytest.approx([1e-4, 5.5e-4, 1e-3])
+        assert used[10:61] == pytest.approx([1e-3] * 51)
+        assert used[60::10] == pytest.approx(last)
 
 
 def test_the_global_generator_is_left_alone(model: Model, tokens: Tokens) -> None:

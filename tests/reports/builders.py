@@ -112,17 +112,17 @@ def planted_ood(folder: Path) -> None:
 def planted_coverage(folder: Path) -> None:
     """coverage.json of a world whose latents keep less than the model does."""
 
-    def figure(value: float, **more: float) -> dict[str, float]:
+    def figure(value: float, **more: Any) -> dict[str, Any]:
         return {"value": value, "low": value - 0.0625, "high": value + 0.0625} | more
 
     content = {
         "rows": 1000, "relabelled_rows": 240, "relabelled_by": "the edges listed in another order",
         "values_tested": 0.75,
-        "parts": {"all": figure(0.875, untrained=0.25), "frontier_1": figure(0.75, untrained=0.125)},
-        "worst_value": figure(0.625, untrained=0.0),
-        "relabelling": figure(0.5, untrained=0.375, null=0.0, model=0.9375),
-        "brittle": figure(0.3125, untrained=0.1875),
-        "unvaried": figure(0.125, untrained=0.0625),
+        "parts": {"all": figure(0.875, untrained=figure(0.25)), "frontier_1": figure(0.75, untrained=figure(0.125))},
+        "worst_value": figure(0.625, untrained=figure(0.0)),
+        "relabelling": figure(0.5, untrained=figure(0.375), null=figure(0.0), model=0.9375),
+        "brittle": figure(0.3125, untrained=figure(0.1875)),
+        "unvaried": figure(0.125, untrained=figure(0.0625)),
     }  # fmt: skip
     write_json(folder / "coverage.json", content)
 

@@ -303,11 +303,13 @@ def test_scores_stand_beside_nulls_and_peers_on_the_page_and_all_of_them_at_the_
 def test_parts_of_the_domain_and_what_is_kept_when_it_is_put_another_way(pages: dict[str, Element]) -> None:
     page = pages[f"variants/{WITH_TABLES}.html"]
     parts = rows_of(page, "Explained variance by part")
-    assert parts["frontier 1"] == ["0.750 [0.688, 0.812]", "0.125"]
-    assert parts["the value explained worst"] == ["0.625 [0.562, 0.688]", "0.000"]
+    assert parts["frontier 1"] == ["0.750 [0.688, 0.812]", "0.125 [0.062, 0.188]"]
+    assert parts["the value explained worst"] == ["0.625 [0.562, 0.688]", "0.000 [-0.062, 0.062]"]
     told = rows_of(page, "Put another way: the edges listed in another order")
-    assert told["correlation of a latent with itself"] == ["0.500 [0.438, 0.562]", "0.375", "0.938", "0.000"]
-    assert told["share of brittle latents"][:2] == ["0.312 [0.250, 0.375]", "0.188"]
+    assert told["correlation of a latent with itself"] == [
+        "0.500 [0.438, 0.562]", "0.375 [0.312, 0.438]", "0.938", "0.000 [-0.062, 0.062]",
+    ]  # fmt: skip
+    assert told["share of brittle latents"][:2] == ["0.312 [0.250, 0.375]", "0.188 [0.125, 0.250]"]
     assert "Parts of the domain" not in pages["variants/superposition/even-topk-12.html"].text
 
 

@@ -184,7 +184,7 @@ def test_planes_that_cannot_be_tested_say_so(tmp_path: Path) -> None:
             planted_coverage,
             "Parts of the domain",
             "0.875 [0.812, 0.938] | value: 0.625 [0.562, 0.688] | 0.750 | the edges listed in another order | "
-            "0.500 [0.438, 0.562] | 0.375 | 0.938 | 0.000 | 0.312 [0.250, 0.375] |",
+            "0.500 [0.438, 0.562] | 0.375 [0.312, 0.438] | 0.938 | 0.000 [-0.062, 0.062] | 0.312 [0.250, 0.375] |",
         ),
         (
             planted_ood,

@@ -25,6 +25,7 @@ from reseed.saes.kernels import (
     select_batchtopk,
     select_topk,
     sparse_gradients,
+    squared_errors,
     squared_norm,
 )
 from tests.conftest import ROOT
@@ -180,6 +181,8 @@ def test_gradients_are_those_of_autograd(shape: tuple[int, int, int, int, tuple[
     for ours, theirs in pairs:
         assert theirs is not None
         torch.testing.assert_close(ours.double(), theirs, rtol=1e-4, atol=1e-5)
+    errors = squared_errors(p["x"], p["W_dec"], p["b_dec"], code)
+    torch.testing.assert_close(errors, residual.detach().square().sum((1, 2)), rtol=1e-5, atol=0)
     assert not found.g_dec[:, -1].any()
     assert not found.g_encT[:, -1].any()
 

@@ -137,6 +137,26 @@ def test_firing_counts_are_those_of_one_pass_over_the_training_rows(
     assert sae.firing_counts.sum() <= 2 * len(x)
 
 
+@pytest.mark.parametrize("architecture", ["topk", "batchtopk"])
+def test_a_check_by_the_latents_that_are_on_gives_what_one_by_all_of_them_gives(
+    architecture: Literal["topk", "batchtopk"],
+    activations: Activations,
+    sae_training: SaeTraining,
+    tolerance: Convergence,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    short = sae_training.model_copy(update={"max_steps": 200, "min_steps": 100})
+    by_few = train_saes(variant(architecture), short, train_of((0, 1, 2), tolerance), activations, CPU)
+    monkeypatch.setattr("reseed.saes.train.is_sparse", lambda *_: False)
+    by_all = train_saes(variant(architecture), short, train_of((0, 1, 2), tolerance), activations, CPU)
+    for few, whole in zip(by_few, by_all, strict=True):
+        assert few.weights["W_dec"].equal(whole.weights["W_dec"])
+        assert (few.firing_counts - whole.firing_counts).abs().max() <= 2
+        assert len(few.curve) > 3
+        for one, other in zip(few.curve, whole.curve, strict=True):
+            assert one == pytest.approx(other, rel=1e-5, abs=1e-5)
+
+
 def test_every_check_is_logged_with_its_terms(
     activations: Activations, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:

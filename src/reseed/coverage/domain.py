@@ -103,8 +103,10 @@ def coverage_summary(
             into.append(_figures(one, domain, mask))
 
     def figure(name: str) -> dict[str, Any]:
-        shown = with_interval(mean_over_seeds([one[name] for one in trained], groups), confidence)
-        return shown | {"untrained": _mean(untrained, name)}
+        return mean(trained, name) | {"untrained": mean(untrained, name)}
+
+    def mean(figures: list[dict[str, float]], name: str) -> dict[str, Any]:
+        return with_interval(mean_over_seeds([one[name] for one in figures], groups), confidence)
 
     of_model = kept(domain.own.numpy(), domain.relabelled.numpy())
     worst = f"worst_{domain.class_name}"
@@ -115,7 +117,7 @@ def coverage_summary(
         f"{domain.class_name}s_tested": domain.tested,
         "parts": {name: figure(name) for name in domain.parts},
         worst: figure(worst),
-        "relabelling": figure("relabelling") | {"null": _mean(trained, "chance"), "model": float(of_model.mean())},
+        "relabelling": figure("relabelling") | {"null": mean(trained, "chance"), "model": float(of_model.mean())},
         "brittle": figure("brittle"),
         "unvaried": figure("unvaried"),
     }
@@ -142,7 +144,3 @@ def _figures(sae: SAE[Any], domain: Domain, mask: NDArray[np.bool_]) -> dict[str
 def _share(values: NDArray[Any]) -> float:
     """The mean, 0 where there is no latent that varies."""
     return float(values.mean()) if len(values) else 0.0
-
-
-def _mean(figures: list[dict[str, float]], name: str) -> float:
-    return float(np.mean([one[name] for one in figures]))

@@ -41,9 +41,7 @@ def train_transformer(
     optimizer = torch.optim.AdamW(
         transformer.parameters(), lr=training.lr, weight_decay=training.weight_decay, betas=training.betas
     )
-    warm_up = torch.optim.lr_scheduler.LinearLR(
-        optimizer, 1 / training.warm_up_steps, total_iters=training.warm_up_steps
-    )
+    schedule = rates(optimizer, training)
     curve: list[dict[str, float]] = []
     with progress(training.max_steps, "transformer (stops when it generalises)", "step") as bar:
         for step in range(1, training.max_steps + 1):
@@ -53,7 +51,7 @@ def train_transformer(
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            warm_up.step()
+            schedule.step()
             bar.update()
             if step % training.check_every == 0 or step == training.max_steps:
                 score = evaluate(transformer, tokens, "validation")
@@ -76,6 +74,18 @@ def train_transformer(
         )
     transformer.to("cpu", print_details=False).eval()
     return curve
+
+
+def rates(optimizer: torch.optim.Optimizer, training: ModelTraining) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate: up to `lr` over the warm-up, constant, and over the last `decay_fraction` down to zero."""
+    warm_up = torch.optim.lr_scheduler.LinearLR(
+        optimizer, 1 / training.warm_up_steps, total_iters=training.warm_up_steps
+    )
+    if not training.decay_fraction:
+        return warm_up
+    falling = round(training.decay_fraction * training.max_steps)
+    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=falling)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [warm_up, decay], [training.max_steps - falling])
 
 
 @torch.no_grad()

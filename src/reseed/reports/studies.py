@@ -317,7 +317,7 @@ def _coverage(covered: dict[str, dict[str, Any]]) -> str:
     for name, one in covered.items():
         of, kept = class_name(one), one["relabelling"]
         worst, tested = f"{of}: {interval(one[f'worst_{of}'])}", f"{one[f'{of}s_tested']:.3f}"
-        others = [f"{kept['untrained']:.3f}", f"{kept['model']:.3f}", f"{kept['null']:.3f}", interval(one["brittle"])]
+        others = [interval(kept["untrained"]), f"{kept['model']:.3f}", interval(kept["null"]), interval(one["brittle"])]
         rows.append([name, interval(one["parts"]["all"]), worst, tested, one["relabelled_by"], interval(kept), *others])
     header = ["SAE", "explained", "worst", "tested", "put another way", "kept", "untrained", "model", "null", "brittle"]
     return _table(header, rows)
@@ -488,8 +488,10 @@ def _factorial(content: dict[str, Any]) -> str:
     )
 
 
-def interval(figures: dict[str, Any]) -> str:
+def interval(figures: dict[str, Any] | float) -> str:
     """value [low, high] at three decimals, the value alone where it has no interval."""
+    if isinstance(figures, float):
+        return f"{figures:.3f}"
     if "low" not in figures:
         return f"{figures['value']:.3f}"
     return f"{figures['value']:.3f} [{figures['low']:.3f}, {figures['high']:.3f}]"

@@ -219,6 +219,18 @@ def sparse_gradients(
     return out
 
 
+def squared_errors(x: Tensor, W_dec: Tensor, b_dec: Tensor, code: Code) -> Tensor:
+    """The squared error of each member's reconstruction, summed over rows and dimensions: float64 [S]."""
+    S, (B, d_in), capacity = len(W_dec), x.shape[1:], code.index.shape[1]
+    residual, by_pre = np.empty((S, B, d_in), np.float32), np.empty((S, capacity), np.float32)
+    losses, sums = np.empty((S, _blocks(B, ROWS))), np.empty((S, _blocks(B, ROWS), d_in), np.float32)
+    decoder, bias = (t.detach().contiguous().numpy() for t in (W_dec, b_dec))
+    rowptr, index, value = code.rowptr.numpy(), code.index.numpy(), code.value.numpy()
+    _threads()
+    _residuals(_shared(x), decoder, bias, rowptr, index, value, residual, by_pre, losses, sums)
+    return torch.from_numpy(losses.sum(1))
+
+
 def project_and_norm(g_dec: Tensor, W_dec: Tensor) -> Tensor:
     """Remove from each row of g_dec its component along the unit row of W_dec, in place; squared norms left [S]."""
     norms = np.empty(g_dec.shape[:2])

@@ -64,20 +64,20 @@ def gradients_of(
     A member's loss is the sum of its terms times their coefficients; idle [S, d_sae]: latents that have not fired for
     `dead_after_steps`, of which those that do not fire now either are dead. Products are computed in `precision`.
     """
-    if _is_sparse(architecture, batch):
+    objectives = architecture.variant.objectives
+    looks_at_activations = objectives.sparsity or objectives.temporal_smoothness or objectives.probe_guidance
+    if not looks_at_activations and is_sparse(architecture, batch.x.device):
         return sparse_gradients(architecture, training, stack, batch, idle, scratch or Scratch())
     return dense_gradients(architecture, training, stack, batch, idle, step)
 
 
-def _is_sparse(architecture: Architecture[Variant], batch: Batch) -> bool:
-    objectives = architecture.variant.objectives
-    looks_at_activations = objectives.sparsity or objectives.temporal_smoothness or objectives.probe_guidance
+def is_sparse(architecture: Architecture[Variant], device: torch.device) -> bool:
+    """Whether the kernels have this architecture: they need only the latents that are on."""
     return (
-        batch.x.device.type == "cpu"
+        device.type == "cpu"
         and isinstance(architecture, TopKArchitecture | BatchTopKArchitecture)
         and architecture.unit_norm
         and not architecture.variant.archetypal
-        and not looks_at_activations
     )
 
 
@@ -133,21 +133,9 @@ def sparse_gradients(
     scratch: Scratch,
 ) -> Gradients:
     """By the kernels: one dense product, of the encoder; the others touch k of d_sae latents."""
-    p, x, S = stack.parameters, batch.x, len(stack)
+    p, x = stack.parameters, batch.x
     rows, d_sae = x.shape[1], architecture.variant.d_sae
-    encoder = p["W_enc_T"].transpose(1, 2)
-    # b_dec moves from every row to the bias
-    bias = torch.baddbmm(p["b_enc"], p["b_dec"], encoder, alpha=-1)
-    select = kernels.select_topk if isinstance(architecture, TopKArchitecture) else kernels.select_batchtopk
-    one_k = len(set(stack.k)) == 1
-    share = max(1, min(S, CHUNK_FLOATS // (rows * d_sae))) if one_k else S
-    if scratch.pre is None or scratch.pre.shape != (share, rows, d_sae):
-        scratch.pre = x.new_empty(share, rows, d_sae)
-    code = scratch.code = _room_for(S, rows, rows * max(stack.k), scratch.code)
-    for start in range(0, S, share):
-        part = slice(start, min(S, start + share))
-        pre = _encode(x[part], encoder[part], bias[part], training.precision, scratch.pre[: part.stop - start])
-        select(pre, stack.k[part], kernels.Code(code.rowptr[part], code.index[part], code.value[part]))
+    code, bias = sparse_code(architecture, stack, x, scratch, training.precision)
     found = scratch.gradients = kernels.sparse_gradients(
         x, p["W_enc_T"], p["W_dec"], p["b_dec"][:, 0], code, scratch.gradients
     )
@@ -161,11 +149,34 @@ def sparse_gradients(
     gradients = Gradients(by, {"reconstruction": found.loss.clone()}, fired, code.rowptr[:, -1] / rows, found.residual)
     dead = idle & ~fired
     if training.aux_k:
-        gradients.terms["aux_k"] = torch.zeros(S)
+        gradients.terms["aux_k"] = torch.zeros(len(stack))
     if training.aux_k and dead.any():
         _add_aux_k(training, stack, batch, bias, dead, gradients)
     _add_weight_terms(architecture, stack, gradients)
     return gradients
+
+
+def sparse_code(
+    architecture: Architecture[Variant], stack: Stack, x: Tensor, scratch: Scratch, precision: str = "float32"
+) -> tuple[kernels.Code, Tensor]:
+    """The latents of a stack that are on in the batch x [S, rows, d_in], in `scratch` until its next use.
+
+    And the bias that they were selected with [S, 1, d_sae], to which b_dec has moved from every row.
+    """
+    p, S, rows, d_sae = stack.parameters, len(stack), x.shape[1], architecture.variant.d_sae
+    encoder = p["W_enc_T"].transpose(1, 2)
+    bias = torch.baddbmm(p["b_enc"], p["b_dec"], encoder, alpha=-1)
+    select = kernels.select_topk if isinstance(architecture, TopKArchitecture) else kernels.select_batchtopk
+    one_k = len(set(stack.k)) == 1
+    share = max(1, min(S, CHUNK_FLOATS // (rows * d_sae))) if one_k else S
+    if scratch.pre is None or scratch.pre.shape != (share, rows, d_sae):
+        scratch.pre = x.new_empty(share, rows, d_sae)
+    code = scratch.code = _room_for(S, rows, rows * max(stack.k), scratch.code)
+    for start in range(0, S, share):
+        part = slice(start, min(S, start + share))
+        pre = _encode(x[part], encoder[part], bias[part], precision, scratch.pre[: part.stop - start])
+        select(pre, stack.k[part], kernels.Code(code.rowptr[part], code.index[part], code.value[part]))
+    return code, bias
 
 
 def _room_for(S: int, rows: int, capacity: int, code: kernels.Code | None) -> kernels.Code:

@@ -22,7 +22,7 @@ from reseed.saes.convergence import judge
 from reseed.saes.objectives import add_objectives, check_objectives, refresh_partners
 from reseed.saes.rows import BLOCK_ROWS, Feed, Order, Scale, seen_by
 from reseed.saes.run import Member, Run, TrainedSae
-from reseed.saes.step import gradients_of, resample, take_step
+from reseed.saes.step import Scratch, gradients_of, is_sparse, resample, sparse_code, take_step
 from reseed.stage import progress
 
 SEEN_ROWS = 256
@@ -243,8 +243,17 @@ def _on_held_out(architecture: Architecture[Variant], stack: Stack, feed: Feed, 
     error, power = torch.zeros(S, device=device), torch.zeros(S, device=device)
     active, covered = torch.zeros(S, device=device), torch.zeros(S, device=device)
     fired = torch.zeros(S, d_sae, dtype=torch.bool, device=device)
+    sparse, scratch = is_sparse(architecture, device), Scratch()
     for start in range(0, rows, size):
         x = feed.held_out.x[:, start : start + size]
+        if sparse:
+            code, _ = sparse_code(architecture, stack, x.expand(S, *x.shape[1:]), scratch)
+            error += kernels.squared_errors(x, stack.parameters["W_dec"], stack.parameters["b_dec"][:, 0], code)
+            power += x.square().sum()
+            active += code.rowptr[:, -1]
+            covered += (code.rowptr.diff(dim=1) > 0).sum(1)
+            fired |= code.fired(d_sae)
+            continue
         target = feed.held_out.target[:, start : start + size]
         forward = architecture.forward(stack, Batch(x.expand(S, *x.shape[1:]), target.expand(S, *target.shape[1:])))
         error += (forward.target - forward.out).square().sum((1, 2))
@@ -272,8 +281,14 @@ def firing_counts(architecture: Architecture[Variant], stack: Stack, feed: Feed)
     Counted on an evenly spread sample, and scaled up, where there are more than CALIBRATION_ROWS training rows.
     """
     counts = torch.zeros(architecture.variant.d_sae, dtype=torch.int64, device=feed.device)
+    # a threshold needs no selection
+    sparse, scratch = is_sparse(architecture, feed.device) and not architecture.has_threshold, Scratch()
     for block in feed.calibration.split(BLOCK_ROWS):
-        counts += (architecture.infer(stack, block.unsqueeze(0)) > 0).sum(1)[0]
+        if sparse:
+            code, _ = sparse_code(architecture, stack, block.unsqueeze(0), scratch)
+            counts += code.index[0, : int(code.rowptr[0, -1])].long().bincount(minlength=len(counts))
+        else:
+            counts += (architecture.infer(stack, block.unsqueeze(0)) > 0).sum(1)[0]
     if len(feed) > len(feed.calibration):
         counts = (counts.double() * len(feed) / len(feed.calibration)).round().long()
     return counts

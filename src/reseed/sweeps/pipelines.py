@@ -14,13 +14,14 @@ ROOT = "dvc.yaml"
 
 @dataclass(frozen=True)
 class Instance:
-    """A stage instance: the pipeline file that defines it, the parameters it reads, the instances it waits for."""
+    """A stage instance: the pipeline file that defines it, the parameters it reads, what it waits for and runs."""
 
     address: str
     pipeline: str
     reads: tuple[tuple[str, str], ...]
     """Pairs of a file and a dotted key."""
     before: tuple[str, ...]
+    command: str = ""
 
 
 def instances(repo: Any) -> dict[str, Instance]:
@@ -36,8 +37,9 @@ def instances(repo: Any) -> dict[str, Instance]:
             for key in dep.params
         ]
         before = tuple(sorted(address_of(repo, one) for one in graph.successors(stage)))
+        pipeline = repo.fs.relpath(stage.path, repo.root_dir)
         found[address_of(repo, stage)] = Instance(
-            address_of(repo, stage), repo.fs.relpath(stage.path, repo.root_dir), tuple(reads), before
+            address_of(repo, stage), pipeline, tuple(reads), before, str(stage.cmd or "")
         )
     return found
 
