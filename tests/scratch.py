@@ -18,6 +18,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 VARIANTS = ("topk-k4", "batchtopk-k4")
 CLAIM = "low-l0-agreement"
+COMPILED = (".pyc", ".nbi", ".nbc", ".compiled")
 
 
 def make(folder: Path) -> Path:
@@ -30,7 +31,11 @@ def make(folder: Path) -> Path:
     for name in sorted(filter(None, listed)):
         if not name.startswith(outputs) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+            shutil.copy2(ROOT / name, folder / name)
+    for compiled in sorted(path for path in (ROOT / "src").rglob("__pycache__/*") if path.suffix in COMPILED):
+        target = folder / compiled.relative_to(ROOT)  # of sources of the same time, so it is taken
+        target.parent.mkdir(exist_ok=True)
+        shutil.copy2(compiled, target)
     edit(folder / "params.yaml", _tiny_params)
     edit(folder / "subjects" / "modular.yaml", _tiny_subject)
     edit(folder / "study.yaml", _tiny_study)
@@ -60,6 +65,13 @@ def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a dvc command in `folder` and capture what it prints."""
     return subprocess.run(
         ["dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def repro(folder: Path) -> subprocess.CompletedProcess[str]:
+    """What `make repro` runs, in `folder`."""
+    return subprocess.run(
+        ["reseed", "repro", "dvc.yaml"], cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
 
 
@@ -105,9 +117,9 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="reseed-smoke-") as temporary:
         folder = make(Path(temporary))
-        done = subprocess.run(["dvc", "repro"], cwd=folder, env=environment(), check=False)
+        done = repro(folder)
         if done.returncode:
-            sys.exit(f"smoke: dvc repro ended with {done.returncode}")
+            sys.exit(f"smoke: reseed repro ended with {done.returncode}\n{done.stderr}")
         verdict = yaml.safe_load((folder / "metrics" / "claims" / f"{CLAIM}.json").read_text())["verdict"]
     print(f"smoke: all stages ran in {time.monotonic() - started:.0f} s; the claim {CLAIM} is {verdict} there")
 

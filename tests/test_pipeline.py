@@ -19,7 +19,7 @@ import yaml
 from sae_lens import SAE
 
 from reseed.artifacts import read_json, read_tensors
-from tests.scratch import CLAIM, VARIANTS, dvc, edit, environment, listens, make
+from tests.scratch import CLAIM, VARIANTS, dvc, edit, environment, listens, make, repro
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ UP_TO_DATE = "Data and pipelines are up to date."
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("project"))
     before = processor_seconds()
-    done = dvc(folder, "repro")
+    done = repro(folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert processor_seconds() - before < 900
     return folder

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -71,6 +72,14 @@ def running(folder: Path) -> list[int]:
     return found
 
 
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for it, a minute at most."""
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert condition()
+
+
 def facts(name: str) -> dict[str, object]:
     return dict(json.loads(Path(f"{name}.json").read_text()))
 
@@ -114,16 +123,64 @@ def test_a_signal_leaves_no_process_behind(project: Path, number: signal.Signals
     write(project, seconds=60, other=60)
     code = "from reseed.sweeps.side_by_side import repro; repro(['right', 'other'], 2)"
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while len(running(project)) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert len(running(project)) == 2
+    until(lambda: len(running(project)) == 2)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"stopped by {number.name}" in error
     assert not running(project)
     assert not Path("dvc.lock").exists()
+
+
+@needs_two_cores
+def test_stages_that_run_when_this_process_is_killed_are_killed_too(project: Path) -> None:
+    write(project, seconds=60, other=60)
+    code = "from reseed.sweeps.side_by_side import repro; repro(['right', 'other'], 2)"
+    process = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
+    until(lambda: len(running(project)) == 2)
+    process.kill()
+    process.wait()
+    until(lambda: not running(project))
+
+
+FORKED = """\
+import json, os, sys
+before = set(sys.modules)
+import reseed
+facts = {
+    "arguments": sys.argv, "folder": os.getcwd(), "path": os.environ["PYTHONPATH"], "stage": os.environ["DVC_STAGE"],
+    "reseed": reseed.__file__, "imported": sorted({"torch", "sae_lens", "reseed"} & before), "name": __name__,
+}
+if sys.argv[1] == "fails":
+    raise ValueError("found 1, allowed: 2")
+if sys.argv[1] == "says why":
+    sys.exit("error: one sentence")
+open(f"{sys.argv[1]}.json", "w").write(json.dumps(facts))
+"""
+
+
+def test_a_stage_is_forked_with_the_packages_imported_and_reseed_not(project: Path) -> None:
+    (project / "src" / "reseed").mkdir(parents=True)
+    (project / "src" / "reseed" / "__init__.py").touch()  # its own code, as in a clone
+    (project / "stages").mkdir()
+    (project / "stages" / "step.py").write_text(FORKED)
+
+    def command(*words: str) -> dict[str, object]:
+        return {"cmd": f"PYTHONPATH=src python -P stages/step.py {' '.join(words)}", "outs": [f"{words[0]}.json"]}
+
+    stages = {"works": command("works", "'two words'")}
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
+    repro(["works"], 1)
+    assert facts("works") == {
+        "arguments": ["stages/step.py", "works", "two words"], "folder": str(project), "path": "src",
+        "stage": "works", "reseed": str(project / "src/reseed/__init__.py"), "name": "__main__",
+        "imported": ["sae_lens", "torch"],
+    }  # fmt: skip
+    assert set(yaml.safe_load(Path("dvc.lock").read_text())["stages"]) == {"works"}
+    for argument, message in (("fails", "ValueError: found 1, allowed: 2"), ("'says why'", "error: one sentence")):
+        (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"step": command(argument)}}))
+        with pytest.raises(ReseedError, match=rf"step: exit code [1-9]\d*\n(.*\n)*{message}"):
+            repro(["step"], 1)
 
 
 @pytest.mark.usefixtures("project")

@@ -1,7 +1,7 @@
 """Stages of a pipeline side by side: `dvc repro` runs one at a time, though most of a study's stages wait for no other.
 
 Each stage is a `dvc repro --single-item` of its own, which waits for DVC's lock; the order is that of DVC's graph.
-A server that has the imports behind it forks them (`warm`).
+A server a job, which has the imports behind it, forks them (`warm`).
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from tempfile import TemporaryFile
 from types import FrameType
@@ -18,7 +19,7 @@ from typing import IO
 from reseed import ReseedError
 from reseed.stage import progress
 from reseed.sweeps.pipelines import chosen, in_order, instances
-from reseed.sweeps.warm import Stages
+from reseed.sweeps.warm import Server, packages_for
 
 PATIENCE = 0.05
 """Seconds between two looks at what runs."""
@@ -53,7 +54,8 @@ def repro(targets: Sequence[str], jobs: int, say: Callable[[str], None] = print)
     left = in_order(known, chosen(known, targets))
     wanted, done, failed = set(left), set[str](), list[str]()
     running: dict[str, Running] = {}
-    stages = Stages(known[address].command for address in left)
+    packages = packages_for(known[address].command for address in left)
+    servers = [Server(cores[slot::jobs], packages) for slot in range(jobs)]
 
     def told(number: int, _frame: FrameType | None) -> None:
         failed.append(f"stopped by {signal.Signals(number).name}")
@@ -67,11 +69,11 @@ def repro(targets: Sequence[str], jobs: int, say: Callable[[str], None] = print)
                         break
                     left.remove(address)
                     output, started = TemporaryFile(), time.monotonic()  # noqa: SIM115 - read when the stage has ended
-                    pid = stages.start(address, cores[min(free) :: jobs], output)
+                    pid = servers[min(free)].start(address, output)
                     running[address] = Running(pid, output, min(free), started)
                 time.sleep(PATIENCE)
                 for address, one in list(running.items()):
-                    if (code := stages.poll(one.pid)) is None:
+                    if (code := servers[one.slot].poll()) is None:
                         continue
                     del running[address]
                     text = _text(one.output)
@@ -83,7 +85,7 @@ def repro(targets: Sequence[str], jobs: int, say: Callable[[str], None] = print)
                     bar.update()
                     say(f"{address}: {_what(text)} ({time.monotonic() - one.started:.0f} s)")
     finally:
-        _stop(stages, [one.pid for one in running.values()])
+        _stop(servers, running.values())
         for number, handler in before.items():
             signal.signal(number, handler)
     if failed:
@@ -95,16 +97,18 @@ def _what(text: str) -> str:
     return "ran" if "Running stage" in text else "from the run-cache" if "is cached" in text else "up to date"
 
 
-def _stop(stages: Stages, pids: Sequence[int]) -> None:
+def _stop(servers: Sequence[Server], running: Collection[Running]) -> None:
     """Stop DVC and its stage, which are a process group: DVC itself does not listen to SIGINT while a stage runs."""
     for number in (signal.SIGINT, signal.SIGTERM):
         deadline = time.monotonic() + GRACE
-        for pid in pids:
-            if stages.poll(pid) is None:
-                os.killpg(pid, number)
-        while any(stages.poll(pid) is None for pid in pids) and time.monotonic() < deadline:
+        for one in running:
+            if servers[one.slot].poll() is None:
+                with suppress(ProcessLookupError):  # it has ended since
+                    os.killpg(one.pid, number)
+        while any(servers[one.slot].poll() is None for one in running) and time.monotonic() < deadline:
             time.sleep(PATIENCE)
-    stages.close()
+    for server in servers:
+        server.close()
 
 
 def _text(output: IO[bytes]) -> str:

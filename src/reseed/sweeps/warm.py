@@ -7,16 +7,16 @@ imports it anew, from the `src` of its project, as `python -P stages/….py` wou
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import runpy
+import select
 import shlex
 import signal
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,96 +33,88 @@ PATIENCE = 0.05
 LONGEST = 1 << 16
 
 
-class Stages:
-    """The server, which starts with the first stage and ends with `close` or with this process.
+class Server:
+    """One that runs a stage at a time on `cores`; it starts with the first stage and ends with `close` or this process.
 
-    It imports the packages only if one of the commands that it will be asked for is a stage's of dvc.yaml.
+    It has its cores before it imports anything: libraries count then how many threads they may keep busy.
     """
 
-    def __init__(self, commands: Iterable[str]) -> None:
-        self.packages = PACKAGES if any(command.startswith(STAGE) for command in commands) else ()
-        self.codes: dict[int, int] = {}
+    def __init__(self, cores: Sequence[int], packages: Iterable[str]) -> None:
+        self.cores, self.packages = list(cores), list(packages)
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, address: str, cores: Sequence[int], output: IO[bytes]) -> int:
-        """`dvc repro --single-item ADDRESS` on these cores, in a session of its own; returns its process id."""
+    def start(self, address: str, output: IO[bytes]) -> int:
+        """`dvc repro --single-item ADDRESS` in a process group of its own; returns its id."""
         if self.process is None:
             self.line, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", __file__, str(theirs.fileno()), *self.packages],
                     stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
-                    env=os.environ | NO_CUDA_YET,
+                    env=os.environ | NO_CUDA_YET, preexec_fn=lambda: os.sched_setaffinity(0, self.cores),
                 )  # fmt: skip
-        wanted = json.dumps({"address": address, "cores": list(cores)}).encode()
-        socket.send_fds(self.line, [wanted], [output.fileno()])
-        while "pid" not in (answer := self._answer()):
-            self.codes[answer["ended"]] = answer["code"]
-        return int(answer["pid"])
+        socket.send_fds(self.line, [address.encode()], [output.fileno()])
+        self.code: int | None = None
+        return self._answer()
 
-    def poll(self, pid: int) -> int | None:
-        """The exit code of a stage that has ended, else None."""
-        while pid not in self.codes:
+    def poll(self) -> int | None:
+        """The exit code of the stage if it has ended, else None."""
+        if self.code is None:
             self.line.setblocking(False)
             try:
-                answer = self._answer()
+                self.code = self._answer()
             except BlockingIOError:
                 return None
             finally:
                 self.line.setblocking(True)
-            self.codes[answer["ended"]] = answer["code"]
-        return self.codes[pid]
+        return self.code
 
     def close(self) -> None:
-        """End the server; stages that still run are killed."""
+        """End the server; a stage that still runs is killed."""
         if self.process is not None:
             self.line.close()
             self.process.wait()
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self) -> int:
         if not (answer := self.line.recv(LONGEST)):
             assert self.process is not None
             raise RuntimeError(f"{__file__}: the server of stages ended with {self.process.wait()}")
-        return dict(json.loads(answer))
+        return int(answer)
+
+
+def packages_for(commands: Iterable[str]) -> tuple[str, ...]:
+    """What to import before stages of these commands; nothing if none is one of dvc.yaml."""
+    return PACKAGES if any(command.startswith(STAGE) for command in commands) else ()
 
 
 def serve(line: socket.socket, packages: Sequence[str]) -> None:
-    """Fork a process for every stage that is asked for, and tell what ended, until the other side is gone."""
+    """Fork a process for every stage that is asked for, tell its id and then its exit code, until nobody listens."""
     for package in packages:
         importlib.import_module(package)
-    running: set[int] = set()
-    line.settimeout(PATIENCE)
     while True:
-        for pid in list(running):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                running.remove(pid)
-                line.send(json.dumps({"ended": pid, "code": os.waitstatus_to_exitcode(status)}).encode())
-        try:
-            wanted, files, _, _ = socket.recv_fds(line, LONGEST, 1)
-        except TimeoutError:
-            continue
-        if not wanted:
-            break
+        address, files, _, _ = socket.recv_fds(line, LONGEST, 1)
+        if not address:
+            return
         if (child := os.fork()) == 0:
-            _end(lambda: _dvc(files[0], **json.loads(wanted)))  # noqa: B023 - called at once
+            line.close()
+            _end(lambda: _dvc(files[0], address.decode()))  # noqa: B023 - called at once
         os.close(files[0])
-        running.add(child)
-        line.send(json.dumps({"pid": child}).encode())
-    for pid in running:
-        os.killpg(pid, signal.SIGKILL)
+        os.setpgid(child, child)  # here, so that it can be signalled from now on
+        line.send(str(child).encode())
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            if select.select([line], [], [], PATIENCE)[0]:  # nothing more is asked for before it has ended
+                os.killpg(child, signal.SIGKILL)
+                return
+        line.send(str(os.waitstatus_to_exitcode(ended[1])).encode())
 
 
-def _dvc(output: int, address: str, cores: list[int]) -> int:
+def _dvc(output: int, address: str) -> int:
     """DVC in this process, whose stage is forked from it."""
     import dvc.stage.run
     from dvc.cli import main
 
-    os.setsid()
     for standard in (1, 2):
         os.dup2(output, standard)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
     as_ever = dvc.stage.run._run
 
     def run(executable: str, command: str, **settings: Any) -> None:
@@ -153,13 +145,15 @@ def _stage(words: list[str], folder: str, environment: dict[str, str]) -> int:
     return 0
 
 
-def _end(body: Any) -> None:
+def _end(body: Callable[[], int]) -> None:
     """End this process with what `body` gives, never with what the process that it was forked from does at its end."""
     code = 1
     try:
         code = body()
-    except SystemExit as stop:
+    except SystemExit as stop:  # as Python itself takes it
         code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
     except BaseException:
         traceback.print_exc()
     finally:
