@@ -78,7 +78,9 @@ def test_a_null_sae_is_rejected_at_every_gate(project: Path, monkeypatch: pytest
     agreement = null["stability"]["trained"]["pw_mcc"]
     assert (agreement["converged"], agreement["kappa_low"] <= 0.05) == (0, True)
     # a bound from three seeds, which differs between processors: 0.18 to above 0.2 were seen
-    assert real["stability"]["trained"]["pw_mcc"]["kappa_low"] > 0.1
+    trained = real["stability"]["trained"]["pw_mcc"]
+    assert trained["kappa"] > 0.2
+    assert trained["kappa_low"] > max(0.1, agreement["kappa_high"])
     assert null["latents"]["reappearance"].mean() < 0.01 < 0.03 < real["latents"]["reappearance"].mean()
     # truth: no figure exceeds what an untrained SAE has, which it is
     rules = {one["rule"]: one for one in null["truth"]["phase"]["rules"]}
