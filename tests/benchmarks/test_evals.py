@@ -13,9 +13,10 @@ from reseed import ReseedError
 from reseed.artifacts import raw_dir
 from reseed.benchmarks import evals
 from reseed.benchmarks.child import _check_unit_norm
-from reseed.benchmarks.evals import EVALS, WRONG, flat, job_key, preflight, run
+from reseed.benchmarks.evals import EVALS, WRONG, flat, job_key, preflight, processes, run
 from reseed.benchmarks.operations import TASK
 from reseed.benchmarks.results import normalise
+from reseed.params import EvalName
 from tests.benchmarks.builders import lens_sae
 from tests.text.builders import operation_rows, write_rows
 
@@ -143,32 +144,34 @@ def test_work_is_kept_apart_by_the_content_of_the_saes(tmp_path: Path) -> None:
     assert job_key(job(tmp_path / "a")) != job_key(job(tmp_path / "b"))
 
 
-def test_a_swallowed_exception_or_a_malformed_result_is_a_failure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_swallowed_exception_or_a_malformed_result_is_a_failure(tmp_path: Path) -> None:
     lens_sae(4, 8, 2).save_model(tmp_path / "a")
     out, log = tmp_path / "out", tmp_path / "core.log"
 
-    def said(text: str) -> None:
-        monkeypatch.setattr(evals, "_process", lambda *_: text)
+    def judged(name: EvalName, said: str) -> Any:
+        return run(lambda *_: said, name, job(tmp_path / "a"), out, tmp_path / "work", log)
 
-    said("Failed to evaluate SAE custom_sae: planted")
     with pytest.raises(ReseedError, match=r"SAEBench core wrote no result for this SAE; the end of .*core\.log"):
-        run("core", job(tmp_path / "a"), out, tmp_path / "work", log)
-    said("Cannot evaluate absorption due to insufficent first-letter features detected in model: tiny")
-    found = run("absorption", job(tmp_path / "a"), out, tmp_path / "work", log)
+        judged("core", "Failed to evaluate SAE custom_sae: planted")
+    found = judged(
+        "absorption", "Cannot evaluate absorption due to insufficent first-letter features detected in model: tiny"
+    )
     assert found == "the model knows the first letter of too few of its tokens (probes of F1 0.6 for 20 letters)"
     result(out / "one_custom_sae_eval_results.json", nothing={"known": 1.0})
     with pytest.raises(ReseedError, match="not a result of SAEBench meta_structure"):
-        run("meta_structure", job(tmp_path / "a"), out, tmp_path / "work", log)
+        judged("meta_structure", "")
 
 
 def test_a_process_that_fails_says_its_last_words(tmp_path: Path) -> None:
     lens_sae(4, 8, 2).save_model(tmp_path / "a")
     wrong = job(tmp_path / "a", root=str(tmp_path), threads=1, device="cpu", arm="trained")
-    with pytest.raises(ReseedError, match=r"SAEBench ended with 1: subject 'tiny': subjects/tiny\.yaml does not exist"):
-        run("meta_structure", wrong, tmp_path / "out", tmp_path / "work", tmp_path / "meta.log")
-    assert "does not exist" in (tmp_path / "meta.log").read_text()
+    with processes() as process:
+        for log in (tmp_path / "one.log", tmp_path / "two.log"):  # the second of a server that lived on
+            with pytest.raises(
+                ReseedError, match=r"SAEBench ended with 1: subject 'tiny': subjects/tiny\.yaml does not"
+            ):
+                run(process, "meta_structure", wrong, tmp_path / "out", tmp_path / "work", log)
+            assert "does not exist" in log.read_text()
 
 
 def test_decoder_rows_that_are_not_unit_are_refused() -> None:

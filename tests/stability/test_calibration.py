@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import ndtri
-from threadpoolctl import threadpool_limits
 
 from reseed import ReseedError
 from reseed.activations.store import Activations, read_activations, write_activations
@@ -39,11 +37,9 @@ CALIBRATION = Calibration(ks=(2, 5, 10, 18), search_seeds=(7, 8, 9), explained_v
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_deterministic: None) -> Iterator[None]:
+def _one_thread(_deterministic: None) -> None:
     """The data here are too small for a second thread."""
     torch.set_num_threads(1)
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 def test_c_dec_is_the_mean_over_pairs() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from reseed import ReseedError
 from reseed.activations.store import Activations
@@ -39,11 +37,9 @@ MOVING = replace(SETTLED, change=0.05)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_deterministic: None) -> Iterator[None]:
+def _one_thread(_deterministic: None) -> None:
     """The data here are too small for a second thread."""
     torch.set_num_threads(1)
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 def estimate(value: float) -> Estimate:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
-from threadpoolctl import threadpool_limits
 
 from reseed import ReseedError
 from reseed.activations.store import Activations
@@ -42,11 +40,9 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_deterministic: None) -> Iterator[None]:
+def _one_thread(_deterministic: None) -> None:
     """The data here are too small for a second thread."""
     torch.set_num_threads(1)
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 def two_way(n: int, init: float, order: float, noise: float, random: np.random.Generator, d: int = 20) -> np.ndarray:

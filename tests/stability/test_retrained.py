@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from threadpoolctl import threadpool_limits
 
 from reseed.activations.store import Activations
 from reseed.params import Convergence, SaeTraining, Variant
@@ -28,11 +26,9 @@ MATRYOSHKA = variant_of(architecture="matryoshka", d_sae=24, k=2, widths=[8, 24]
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_deterministic: None) -> Iterator[None]:
+def _one_thread(_deterministic: None) -> None:
     """The data here are too small for a second thread."""
     torch.set_num_threads(1)
-    with threadpool_limits(1, "blas"):
-        yield
 
 
 @pytest.mark.parametrize("variant", [TOPK, PER_LAYER, MATRYOSHKA], ids=lambda v: v.architecture)

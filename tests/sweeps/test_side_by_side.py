@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -18,6 +18,7 @@ import yaml
 
 from reseed import ReseedError
 from reseed.sweeps.side_by_side import repro
+from tests import CORES
 from tests.scratch import dvc, environment
 from tests.sweeps.toy import git
 
@@ -32,7 +33,15 @@ value = sum(json.loads(pathlib.Path(f"{part}.json").read_text())["value"] for pa
 facts = {"value": value, "started": started, "ended": time.time(), "cores": sorted(os.sched_getaffinity(0))}
 pathlib.Path(f"{name}.json").write_text(json.dumps(facts))
 """
-needs_two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core: nothing runs side by side")
+needs_two_cores = pytest.mark.skipif(len(CORES) < 2, reason="one core: nothing runs side by side")
+
+
+@pytest.fixture(autouse=True)
+def _all_cores() -> Iterator[None]:
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, own)
 
 
 def stage(name: str, *parts: str, seconds: float = 3) -> dict[str, object]:
@@ -187,7 +196,7 @@ def test_a_stage_is_forked_with_the_packages_imported_and_reseed_not(project: Pa
 def test_targets_and_jobs_that_are_none_are_refused() -> None:
     with pytest.raises(ReseedError, match="target 'middle': no stage and no pipeline file"):
         repro(["middle"], 1)
-    cores = len(os.sched_getaffinity(0))
+    cores = len(CORES)
     for jobs in (0, cores + 1):
         with pytest.raises(ReseedError, match=f"--jobs: found {jobs}, allowed: 1 to {cores}, the cores"):
             repro(["both"], jobs)

@@ -1,4 +1,6 @@
-"""One SAEBench eval in a process of its own: `python -m reseed.benchmarks.child JOB.json`, started by `evals.run`.
+"""SAEBench's evals, each in a process of its own: `python -m reseed.benchmarks.child`, started by `evals.processes`.
+
+It forks one for every file of a job that a line of its input names, and ends its output with ENDED and the exit code.
 
 SAEBench's run_eval loads its model by a name, from a hub, where nothing checks its hash; it writes into the current
 directory and beside its own code, never sets some of its seeds and leaves global state behind. Here the name gives the
@@ -41,6 +43,7 @@ from reseed.text.tokenizers import TextTokenizer, read_tokenizer
 
 LOCAL_TOKENS = "the subject's test sequences"
 REPLACED_FILE = "replaced.json"
+ENDED = "reseed: this eval ended with "
 TEXT_TASKS = ("sparse_probing", "scr", "tpp")
 """The evals that take `operations.TASK` among their data sets."""
 
@@ -232,8 +235,17 @@ def _check_unit_norm(name: str, sae: Any) -> None:
         )
 
 
+def serve() -> None:
+    """An eval at a time, until there is no more input."""
+    for line in sys.stdin:
+        if (child := os.fork()) == 0:
+            try:
+                main(json.loads(Path(line.rstrip("\n")).read_text()))
+            except ReseedError as error:
+                sys.exit(f"error: {error}")
+            return
+        print(f"{ENDED}{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}", flush=True)
+
+
 if __name__ == "__main__":
-    try:
-        main(json.loads(Path(sys.argv[1]).read_text()))
-    except ReseedError as error:
-        sys.exit(f"error: {error}")
+    serve()

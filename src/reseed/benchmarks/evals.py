@@ -1,8 +1,9 @@
 """SAEBench's own evals on any SAE: what each needs, whether it can run here, and its results, checked and flat.
 
-Every eval runs unmodified in a process of its own (`child`). What SAEBench 0.6.0 lets pass is an error here: an
-exception that it only logs, a missing or malformed result, -1 for NaN. Explained variance and MSE of core, which it
-computes wrongly, are left out of the figures, and are taken from SAELens' evaluation instead.
+Every eval runs unmodified in a process of its own (`child`), forked from one that has the imports behind it. What
+SAEBench 0.6.0 lets pass is an error here: an exception that it only logs, a missing or malformed result, -1 for NaN.
+Explained variance and MSE of core, which it computes wrongly, are left out of the figures, and are taken from SAELens'
+evaluation instead.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +30,7 @@ from reseed import ReseedError, installed_version
 from reseed.artifacts import lm_dir, raw_dir, sha256, tokens_dir
 from reseed.benchmarks import operations
 from reseed.benchmarks.arms import JudgedSae
-from reseed.benchmarks.child import REPLACED_FILE, TEXT_TASKS
+from reseed.benchmarks.child import ENDED, REPLACED_FILE, TEXT_TASKS
 from reseed.benchmarks.results import VARYING, normalise
 from reseed.benchmarks.summary import beside_controls
 from reseed.models.language import is_encoder
@@ -35,6 +38,8 @@ from reseed.params import EvalName, Params
 from reseed.stage import progress
 
 Needs = Literal["nothing", "decoder"]
+Process = Callable[[Path, Path], str]
+"""What runs the job that a file describes: (job, log) -> its output."""
 WRONG = {
     "core": tuple(f"reconstruction_quality.{of}" for of in ("explained_variance", "explained_variance_legacy", "mse")),
     "sparse_probing": ("llm.llm_test_accuracy", "sae.sae_test_accuracy"),
@@ -168,7 +173,7 @@ def judge(
     options = params.evals
     summary: dict[str, Any] = {}
     encoder, hub = is_encoder(lm_dir(subject)), hub_reachable()
-    with progress(len(options.settings), f"SAEBench on {subject}", "eval") as bar:
+    with progress(len(options.settings), f"SAEBench on {subject}", "eval") as bar, processes() as process:
         for name, settings in sorted(options.settings.items()):
             why = preflight(name, subject, encoder, hub, settings)
             figures: dict[str, dict[int, dict[str, float]]] = {}
@@ -182,7 +187,7 @@ def judge(
                     "tokens_sha256": sha256(tokens_dir(subject) / "index.json"),
                     "raw_sha256": sha256(raw_dir(subject) / "manifest.json"),
                 }  # fmt: skip
-                found = run(name, job, results / name, work, work / f"{name}@{arm}.log")
+                found = run(process, name, job, results / name, work, work / f"{name}@{arm}.log")
                 if isinstance(found, str):
                     why.append(found)
                     break
@@ -197,8 +202,10 @@ def judge(
     return summary
 
 
-def run(name: EvalName, job: Mapping[str, Any], out: Path, work: Path, log: Path) -> dict[str, dict[str, float]] | str:
-    """The flat figures of every SAE of `job` ("saes": name -> folder), on the subject's own model.
+def run(
+    process: Process, name: EvalName, job: Mapping[str, Any], out: Path, work: Path, log: Path
+) -> dict[str, dict[str, float]] | str:
+    """The flat figures of every SAE of `job` ("saes": name -> folder), on the subject's own model, by `processes`.
 
     The standard result files stay in `out`, made to repeat; the process' output goes to `log` and to the terminal.
     What the eval keeps for itself lies in a folder of `work` that is named by the hash of all that it depends on.
@@ -212,7 +219,7 @@ def run(name: EvalName, job: Mapping[str, Any], out: Path, work: Path, log: Path
     complete = dict(job) | {"eval": name, "out": str(out.resolve()), "work": str(place.resolve())}
     (work / f"{name}.json").write_text(json.dumps(complete))
     try:
-        text = _process(work / f"{name}.json", log)
+        text = process(work / f"{name}.json", log)
         return _results(name, job, out, place, key[:16], text, log)
     finally:
         shutil.rmtree(place, ignore_errors=True)
@@ -278,28 +285,37 @@ def job_key(job: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _process(job: Path, log: Path) -> str:
-    """Run the child; its output, which also goes to the log as it comes, and to the terminal if there is one."""
-    source = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": source, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+@contextmanager
+def processes() -> Iterator[Process]:
+    """A function that runs a job in a process of its own; one that has the imports behind it forks them all."""
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # the fork may use CUDA only if this process never asked its runtime
+    }  # fmt: skip
+    with subprocess.Popen(
+        [sys.executable, "-P", "-m", "reseed.benchmarks.child"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    ) as server:  # fmt: skip
+        yield partial(_process, server)
+
+
+def _process(server: subprocess.Popen[str], job: Path, log: Path) -> str:
+    """Run a job; its output, which also goes to the log as it comes, and to the terminal if there is one."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    lines: list[str] = []
-    with (
-        log.open("w") as kept,
-        subprocess.Popen(
-            [sys.executable, "-P", "-m", "reseed.benchmarks.child", str(job)],
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        ) as child,
-    ):  # fmt: skip
-        assert child.stdout is not None
-        for line in child.stdout:
+    assert server.stdin is not None
+    assert server.stdout is not None
+    code, lines = "", []
+    with log.open("w") as kept:
+        print(job, file=server.stdin, flush=True)
+        while not code and (line := server.stdout.readline()):
+            line, _, code = line.partition(ENDED)
             kept.write(line)
             lines.append(line)
             if sys.stderr.isatty():
                 sys.stderr.write(line)
-    if child.returncode:
+    if (ended := int(code or server.wait())) or not code:
         said = next((line for line in reversed(lines) if line.strip()), "nothing").strip()
-        raise ReseedError(f"{log}: SAEBench ended with {child.returncode}: {said.removeprefix('error: ')}")
+        raise ReseedError(f"{log}: SAEBench ended with {ended}: {said.removeprefix('error: ')}")
     return "".join(lines)
 
 

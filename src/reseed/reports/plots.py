@@ -25,10 +25,11 @@ def render(out: Path = Path("dvc_plots"), revisions: tuple[str, ...] = ()) -> li
     paths = []
     for name, spec in specifications(revisions).items():
         stem = out / re.sub(r"[^\w.@-]+", "_", name.removeprefix("dvc.yaml::").removesuffix(".csv"))
+        svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
         with writing(stem.with_name(stem.name + ".svg")) as partial:
-            partial.write_text(vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE))
+            partial.write_text(svg)
         with writing(stem.with_name(stem.name + ".png")) as partial:
-            partial.write_bytes(vl_convert.vegalite_to_png(spec, vl_version=VEGA_LITE, scale=2))
+            partial.write_bytes(vl_convert.svg_to_png(svg, scale=2))
         paths += [stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")]
     return paths
 
