@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -34,14 +33,6 @@ facts = {"value": value, "started": started, "ended": time.time(), "cores": sort
 pathlib.Path(f"{name}.json").write_text(json.dumps(facts))
 """
 needs_two_cores = pytest.mark.skipif(len(CORES) < 2, reason="one core: nothing runs side by side")
-
-
-@pytest.fixture(autouse=True)
-def _all_cores() -> Iterator[None]:
-    own = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, CORES)
-    yield
-    os.sched_setaffinity(0, own)
 
 
 def stage(name: str, *parts: str, seconds: float = 3) -> dict[str, object]:
