@@ -62,11 +62,12 @@ def slurm(folder: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
     daemons: dict[str, subprocess.Popen[bytes]] = {}
     munge = Path("/run/munge")
-    mine = not (munge / "munge.socket.2").exists()
+    # one that was killed leaves its socket behind
+    mine = subprocess.run(["munge", "-n"], capture_output=True, check=False).returncode != 0
     if mine:
         munge.mkdir(exist_ok=True)
         shutil.chown(munge, "munge", "munge")
-        subprocess.run(["runuser", "-u", "munge", "--", "/usr/sbin/munged"], check=True)
+        subprocess.run(["runuser", "-u", "munge", "--", "/usr/sbin/munged", "--force"], check=True)
     try:
         daemons["controller"] = daemon("slurmctld", "-D")
         for node in NODES:
