@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,18 @@ def test_a_process_that_fails_says_its_last_words(tmp_path: Path) -> None:
             ):
                 run(process, "meta_structure", wrong, tmp_path / "out", tmp_path / "work", log)
             assert "does not exist" in log.read_text()
+
+
+def test_a_server_that_dies_in_its_imports_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'ImportError: planted'\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with processes() as process:
+        with pytest.raises(ReseedError, match=r"one\.log: SAEBench ended with 3: ImportError: planted"):
+            process(tmp_path / "job.json", tmp_path / "one.log")
+        with pytest.raises(ReseedError, match=r"two\.log: SAEBench ended with 3: nothing"):  # its pipe is broken
+            process(tmp_path / "job.json", tmp_path / "two.log")
 
 
 def test_decoder_rows_that_are_not_unit_are_refused() -> None:

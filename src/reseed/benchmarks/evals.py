@@ -16,9 +16,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -287,16 +287,25 @@ def job_key(job: Mapping[str, Any]) -> str:
 
 @contextmanager
 def processes() -> Iterator[Process]:
-    """A function that runs a job in a process of its own; one that has the imports behind it forks them all."""
+    """A function that runs a job in a process of its own, forked from one that has the imports behind it."""
+    with ExitStack() as stack:
+
+        @cache
+        def server() -> subprocess.Popen[str]:  # where no eval can run there is nothing to import for
+            return stack.enter_context(_server())
+
+        yield lambda job, log: _process(server(), job, log)
+
+
+def _server() -> subprocess.Popen[str]:
     environment = os.environ | {
         "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false",
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # the fork may use CUDA only if this process never asked its runtime
     }  # fmt: skip
-    with subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-P", "-m", "reseed.benchmarks.child"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-    ) as server:  # fmt: skip
-        yield partial(_process, server)
+    )  # fmt: skip
 
 
 def _process(server: subprocess.Popen[str], job: Path, log: Path) -> str:
@@ -306,7 +315,8 @@ def _process(server: subprocess.Popen[str], job: Path, log: Path) -> str:
     assert server.stdout is not None
     code, lines = "", []
     with log.open("w") as kept:
-        print(job, file=server.stdin, flush=True)
+        with suppress(BrokenPipeError):  # of one that died in its imports: its output says why
+            os.write(server.stdin.fileno(), f"{job}\n".encode())
         while not code and (line := server.stdout.readline()):
             line, _, code = line.partition(ENDED)
             kept.write(line)
