@@ -23,7 +23,7 @@ from reseed.interventions.protocol import (
     Ground,
     bench,
     ground,
-    judge_of,
+    judges_of,
     measure,
     read_outs_of,
     respond,
@@ -60,7 +60,11 @@ def concepts() -> list[Concept]:
 
 
 def judged(
-    make: Callable[[int], SAE[Any]], seeds: int, some: list[Concept], alive: Callable[[SAE[Any]], Any] = lambda _: None
+    make: Callable[[int], SAE[Any]],
+    seeds: int,
+    some: list[Concept],
+    alive: Callable[[SAE[Any]], Any] = lambda _: None,
+    **fields: object,
 ) -> dict[str, Any]:
     """causal.json of so many seeds of an SAE, with random SAEs for its null SAEs."""
     x = known().train.residual
@@ -73,7 +77,7 @@ def judged(
         }
         saes.append(SeedSaes(seed, Candidates.of(sae, x, alive(sae)), others))
     bar: Any = SimpleNamespace(update=lambda: None)
-    found = run_protocol(known(), some, saes, options(), "world", bar)
+    found = run_protocol(known(), some, saes, options(**fields), "world", bar)
     return causal_summary(*found, Groups(seeds), 0.95)
 
 
@@ -92,7 +96,7 @@ def test_a_true_direction_passes_as_predicted() -> None:
     for bit in range(BITS):
         one = found["concepts"][f"bit_{bit}=1"]
         assert one["passes"] == 1, one
-        assert one["read_out"] == "output"
+        assert one["read_out"] == "output and decoder"
         assert one["latents"] == [bit] * SEEDS
         assert one["slope"]["value"] == pytest.approx(1, abs=0.2)
         assert one["intercept"]["value"] == pytest.approx(0, abs=0.1)
@@ -111,6 +115,14 @@ def test_a_true_direction_passes_as_predicted() -> None:
         assert one["interchange_das_1"]["value"] > 0.8 * one["interchange"]["value"]
     assert found["sign_p_floor"] == 1 / 1024
     assert found["sign_p_floor_holm"] == 7 / 1024
+    assert found["null_saes"] == {LATENT: BITS, "frozen_sae": 0, "random_model_sae": 0, "untrained_sae": 0}
+
+
+def test_five_seeds_and_two_draws_are_enough_to_pass() -> None:
+    """As many as params.yaml has: a verdict that they could not reach would be no verdict."""
+    found = judged(true_sae, 5, concepts(), draws=2)
+    assert found["passed"] == BITS
+    assert found["references"]["das"] == BITS  # what the labels find passes by the rule of the null SAEs
     assert found["null_saes"] == {LATENT: BITS, "frozen_sae": 0, "random_model_sae": 0, "untrained_sae": 0}
 
 
@@ -195,7 +207,7 @@ def test_at_the_last_residual_stream_only_the_output_is_read() -> None:
     kinds = {one.name: [each.kind for each in read_outs_of(last, one)] for one in concepts()}
     assert all(found == ["output"] for found in kinds.values())
     idle = next(one for one in concepts() if one.variable == "idle")
-    assert judge_of(read_outs_of(last, idle), options()) is None  # the output does not tell it: never judged
+    assert not judges_of(read_outs_of(last, idle), options())  # the output does not tell it: never judged
     bar: Any = SimpleNamespace(update=lambda: None)
     with pytest.raises(ReseedError, match=r"no read-out .* tells any of idle=yes from unedited test rows"):
         run_protocol(last, [idle], [], options(), "world", bar)

@@ -204,7 +204,10 @@ def test_a_panel_says_how_to_get_its_examples_and_what_its_p_correct_is_worth(tm
     other = tmp_path / "metrics/modular/other"
     with_p_correct(other)
     worst = {"name": "logic", "brier": 0.21, "ece": 0.1}
-    told = {"transfer": {"brier": 0.125, "ece": 0.07, "worst_family": worst}, "verdict": "told more"}
+    told = {
+        "transfer": {"brier": {"value": 0.125, "low": -0.1, "high": 0.35}, "worst_family": worst},
+        "verdict": "told more",
+    }
     write_json(other / "stability.json", read_json(other / "stability.json") | {"reliability": told})
     build(tmp_path / "site", tmp_path)
     asked, not_asked = (
@@ -214,9 +217,8 @@ def test_a_panel_says_how_to_get_its_examples_and_what_its_p_correct_is_worth(tm
     assert "dvc pull metrics/modular/topk-k4/examples, or make them with dvc repro examples@modular-topk-k4;" in asked
     assert "No study asks for examples of these latents" in not_asked
     # P(correct) stands beside what it is worth; where no model filled the column there is none
-    assert "Brier score is 0.125 on families of worlds that it never saw (on logic, the worst, 0.210); told more." in (
-        not_asked
-    )
+    score = "Brier score is 0.125 [-0.100, 0.350] on families of worlds that it never saw (on logic, the worst, 0.210)"
+    assert f"{score}; told more." in not_asked
     (panel,) = parse(tmp_path / "site/variants/modular/topk-k4.html").all("div", id="explorer")
     assert panel.attributes["data-more"] == ""
     assert "P(correct)" not in asked

@@ -101,7 +101,8 @@ def test_what_is_worse_than_reappearance_alone_is_not_shipped() -> None:
     assert set(made["all_signals"]["signals"]) == set(SIGNALS)
     signals = latents(30, TRUE, 50).assign(latent=range(50))
     shown = judge(made, {"trained": signals}, Groups(SEEDS), 0.95).summary
-    assert shown["transfer"]["brier"] == made["transfer"]["reappearance"]["brier"]["value"]
+    brier = made["transfer"]["reappearance"]["brier"]
+    assert shown["transfer"]["brier"] == {of: brier[of] for of in ("low", "high", "value")}
     assert "skill_above_reappearance" not in shown["transfer"]  # it is reappearance
     assert "no skill above reappearance alone" in shown["verdict"]
 
@@ -191,10 +192,11 @@ def test_p_correct_stands_beside_its_error_and_the_controls() -> None:
     assert shown["gaussian"] == pytest.approx(
         np.mean([model.probability(signals["gaussian"][signals["gaussian"]["seed"] == s]).mean() for s in range(SEEDS)])
     )
-    assert found.summary["transfer"]["brier"] == made["transfer"]["signals"]["brier"]["value"]
-    assert found.summary["transfer"]["worst_family"] == made["transfer"]["signals"]["worst_family"]
-    skill = made["transfer"]["signals"]["skill_above_reappearance"]["value"]
-    assert found.summary["transfer"]["skill_above_reappearance"] == skill
+    told = made["transfer"]["signals"]
+    assert found.summary["transfer"]["worst_family"] == told["worst_family"]
+    for figure in ("brier", "ece", "skill_above_constant", "skill_above_reappearance"):
+        assert found.summary["transfer"][figure] == {of: told[figure][of] for of in ("low", "high", "value")}
+    assert found.summary["fitted_on"] == made["fitted_on"]["sha256"]
 
 
 def test_signals_are_read_from_the_table_of_latents() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -60,26 +60,33 @@ def phases(answers: States, activations: Tensor, p: int, at_most: int) -> dict[s
 def concepts_of(
     states: Mapping[str, States], values: Mapping[str, tuple[str, ...]], options: Causal, subject: str
 ) -> list[Concept]:
-    """At most `options.concepts` concepts, the variables in turns, the values nearest to half of the rows first.
+    """At most `options.concepts` concepts: kinds of variables in turns (`visited_0`, `visited_1` … are of one kind), in
+    a kind its variables in turns, the values nearest to half of the rows first.
 
     Of a variable of two values the second alone: the first is its opposite. Left out is what is rarer (or commoner)
     than `min_prevalence` on training rows, and what fewer than 8 test rows are (or are not).
     Raises ReseedError if nothing is left.
     """
-    of_variables = []
+    kinds: dict[str, list[list[Concept]]] = {}
     for variable, found in states.items():
         names = values[variable]
         wanted = [1] if len(names) == 2 else range(len(names))
         concepts = [_concept(variable, names[value], value, found) for value in wanted]
         kept = [one for one in concepts if _can_be_tested(one, options)]
-        of_variables.append(sorted(kept, key=lambda one: round(abs(one.prevalence("train") - 0.5), 9)))
-    in_turns = [one for turn in zip_longest(*of_variables) for one in turn if one is not None]
+        kind = variable.rstrip("0123456789").rstrip("_")
+        nearest = sorted(kept, key=lambda one: round(abs(one.prevalence("train") - 0.5), 9))
+        kinds.setdefault(kind, []).append(nearest)
+    in_turns = _in_turns([_in_turns(of_kind) for of_kind in kinds.values()])
     if not in_turns:
         raise ReseedError(
             f"data/{subject}/tokens: no value of {', '.join(states) or 'any variable'} is on in more than "
             f"{options.min_prevalence:g} of the training rows and {LEAST_ROWS} test rows; nothing can be intervened on"
         )
     return in_turns[: options.concepts]
+
+
+def _in_turns(lists: Sequence[Sequence[Concept]]) -> list[Concept]:
+    return [one for turn in zip_longest(*lists) for one in turn if one is not None]
 
 
 def _concept(variable: str, value: str, place: int, states: States) -> Concept:

@@ -1,4 +1,4 @@
-"""Distributed alignment search: the subspace whose interchange moves a state, found by gradient; the ceiling."""
+"""Distributed alignment search: the subspace whose interchange moves a state, found by gradient."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ NULL_SAES = ("frozen_sae", "random_model_sae", "untrained_sae")
 NULLS = ("random_direction", "random_latent", "shuffled_decoder", "pca", "neuron", *NULL_SAES)
 """Controls that a latent must be beyond."""
 REFERENCES = ("difference_of_means", "das")
-"""Directions found with the labels: what supervision reaches, the second the ceiling."""
+"""Directions found with the labels: what supervision reaches."""
 DOUBLINGS, HALVINGS = 5, 9
 """A control is scaled to a KL divergence by a factor between 2^-5 and 2^5, bisected so often."""
 
@@ -68,9 +68,9 @@ class Ground:
 class Bench:
     """Everything about one concept that does not depend on an SAE.
 
-    rest: behind the edited test rows, of which on [rows] says the concept. read_out: the one that judges, the output
-    where it can tell the concept from unedited rows, else the decoder; probe: the linear read-out at the edit, which
-    predicts. off_target: read-outs of unassociated concepts. supervised: directions [n, d_in] that need no SAE;
+    rest: behind the edited test rows, of which on [rows] says the concept. judges: the read-outs that can tell the
+    concept from unedited rows, the output before the decoder; probe: the linear read-out at the edit, which predicts.
+    off_target: read-outs of unassociated concepts. supervised: directions [n, d_in] that need no SAE;
     bases: DAS subspaces [k, d_in] by k.
     """
 
@@ -78,7 +78,7 @@ class Bench:
     rest: Continuation
     on: Tensor
     targets: Tensor
-    read_out: ReadOut
+    judges: tuple[ReadOut, ...]
     read_outs: tuple[ReadOut, ...]
     probe: Linear
     off_target: tuple[ReadOut, ...]
@@ -88,26 +88,42 @@ class Bench:
     bases: dict[int, Tensor]
 
     @property
+    def read_out(self) -> ReadOut:
+        """The first of the judges, whose figures stand for the concept."""
+        return self.judges[0]
+
+    @property
     def needs_final(self) -> bool:
-        return any(one.kind == DECODER for one in (self.read_out, *self.off_target))
+        return any(one.kind == DECODER for one in (*self.judges, *self.off_target))
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the keys of what each of the judges reads."""
+        return ("", *(f"_{one.kind}" for one in self.judges[1:]))
 
 
 @dataclass(frozen=True)
 class Response:
-    """What edits do: change of the target's log-odds [edits, rows]; mean KL divergence of the output [edits]; mean
-    |change| of the log-odds of off-target concepts [edits], NaN without any; right [edits, rows], the token is the
-    one to predict."""
+    """What edits do: change of the target's log-odds [edits, judges, rows]; mean KL divergence of the output [edits];
+    mean |change| of the log-odds of off-target concepts [edits], NaN without any; right [edits, rows], the token is
+    the one to predict."""
 
-    change: Tensor
+    changes: Tensor
     kl: Tensor
     off_target: Tensor
     right: Tensor
 
+    @property
+    def change(self) -> Tensor:
+        """As the first of the judges reads it."""
+        return self.changes[:, 0]
+
 
 @dataclass
 class Measured:
-    """One seed. effect: matching ("norm", "kl") -> direction -> log-odds, signed by the dose, a mean over doses; of
-    controls that are drawn the mean size. curves: direction -> mean change [doses]. figures: the latent's own."""
+    """One seed. effect: matching ("norm", that of a further judge, "kl") -> direction -> log-odds, signed by
+    the dose, a mean over doses; of controls that are drawn the mean size. curves: direction -> mean change [doses].
+    figures: the latent's own."""
 
     effect: dict[str, dict[str, float]] = field(default_factory=dict)
     curves: dict[str, Array] = field(default_factory=dict)
@@ -134,21 +150,21 @@ def read_outs_of(found: Ground, concept: Concept) -> list[ReadOut]:
     return read_outs(found.train, on, known, found.test, test_on, test_known)
 
 
-def judge_of(available: list[ReadOut], options: Causal) -> ReadOut | None:
-    """The output if it tells the concept, else the decoder if that does, else None: nothing could be seen."""
-    return next((one for one in available if one.auc >= options.min_auc), None)
+def judges_of(available: list[ReadOut], options: Causal) -> list[ReadOut]:
+    """The read-outs that tell the concept, the output before the decoder; none of them: nothing could be seen."""
+    return [one for one in available if one.auc >= options.min_auc]
 
 
 def bench(
     found: Ground, concept: Concept, available: list[ReadOut], off_target: list[ReadOut], options: Causal, key: str
 ) -> Bench:
     """Prepare one concept; raises ValueError if no read-out tells it."""
-    judge = judge_of(available, options)
-    if judge is None:
+    judges = judges_of(available, options)
+    if not judges:
         raise ValueError(f"{concept.name}: no read-out tells it")
     random = generator("causal", key, concept.name)
     rows = _balanced(concept.labels["test"], options.rows, random)
-    final = found.has_decoder and any(one.kind == DECODER for one in (judge, *off_target))
+    final = found.has_decoder and any(one.kind == DECODER for one in (*judges, *off_target))
     with torch.no_grad():
         rest = continuation(found.model, *places(found.traces, "test", rows), found.hook_name)
         logits, last = rest(rest.residual[None], final)
@@ -156,7 +172,7 @@ def bench(
     known = labels >= 0
     x, on = found.train.residual[known], labels[known] == 1
     difference = x[on].mean(0) - x[~on].mean(0)
-    bases = _subspaces(found, concept, judge, difference, options, random)
+    bases = _subspaces(found, concept, judges[0], difference, options, random)
     supervised = {
         "pca": _best_column(x, on, torch.linalg.svd(x - x.mean(0), full_matrices=False).Vh),
         "neuron": _best_column(x, on, torch.eye(x.shape[1])),
@@ -168,7 +184,7 @@ def bench(
         rest,
         concept.labels["test"][rows] == 1,
         found.traces.targets("test").flatten()[rows],
-        judge,
+        tuple(judges),
         tuple(available),
         fit_linear(x, on),
         tuple(off_target),
@@ -220,7 +236,7 @@ def _subspaces(
 def respond(one: Bench, edited: Tensor, off_target: bool = False) -> Response:
     """What the model makes of edited residuals [edits, rows, d_in]."""
     clean_log_probs = one.clean_logits.log_softmax(-1)
-    clean = one.read_out(one.clean_logits, one.clean_final)
+    clean = [judge(one.clean_logits, one.clean_final) for judge in one.judges]
     clean_off = [other(one.clean_logits, one.clean_final) for other in one.off_target] if off_target else []
     parts = []
     for some in edited.split(max(1, ROWS_PER_PASS // edited.shape[1])):
@@ -229,13 +245,14 @@ def respond(one: Bench, edited: Tensor, off_target: bool = False) -> Response:
         kl = (clean_log_probs.exp() * (clean_log_probs - logits.log_softmax(-1))).sum(-1).mean(-1)
         off = torch.full((len(some),), torch.nan)
         if clean_off:
-            changes = [
+            moved = [
                 (other(logits, final, carried) - before).abs().mean(-1)
                 for other, before in zip(one.off_target, clean_off, strict=True)
             ]
-            off = torch.stack(changes).mean(0)
+            off = torch.stack(moved).mean(0)
         right = logits.argmax(-1) == one.targets
-        parts.append((one.read_out(logits, final, carried) - clean, kl, off, right))
+        changes = [judge(logits, final, carried) - before for judge, before in zip(one.judges, clean, strict=True)]
+        parts.append((torch.stack(changes, dim=1), kl, off, right))
     return Response(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
@@ -260,7 +277,8 @@ def measure(
     latent has at +-matched_dose ("kl").
     """
     if chosen is None:
-        return Measured({kind: dict.fromkeys((LATENT, *NULLS, *REFERENCES), 0.0) for kind in ("norm", "kl")})
+        nothing = dict.fromkeys((LATENT, *NULLS, *REFERENCES), 0.0)
+        return Measured({kind: dict(nothing) for kind in (*(f"norm{of}" for of in one.suffixes), "kl")})
     random = generator("causal", key, one.concept.name, "controls")
     d_in = len(chosen.direction)
     groups = {
@@ -282,10 +300,12 @@ def measure(
     factors[0] = 1.0
     pair = torch.tensor([-1.0, 1.0]) * chosen.sigma * options.matched_dose
     matched = respond(one, _steered(one, directions * factors[:, None], pair), off_target=True)
-    effects = {
-        "norm": (change.mean(-1) * doses.sign()).mean(1),
-        "kl": (matched.change.mean(-1).unflatten(0, (len(names), 2)) * pair.sign()).mean(1),
-    }
+    effects = {}
+    for i, of in enumerate(one.suffixes):
+        at_norm = response.changes[:, i].unflatten(0, (len(names), len(doses)))
+        effects[f"norm{of}"] = (at_norm.mean(-1) * doses.sign()).mean(1)
+    # of the first judge alone: a control that is scaled to move the output is far from where a decoder was fitted
+    effects["kl"] = (matched.change.mean(-1).unflatten(0, (len(names), 2)) * pair.sign()).mean(1)
     found = Measured(latent=chosen.latent)
     for kind, values in effects.items():
         found.effect[kind] = {name: _size(name, values, names) for name in groups}
@@ -296,12 +316,20 @@ def measure(
     found.predicted = (slope_at_edit * chosen.sigma * doses).double().numpy()
     found.figures = (
         {"correlation": chosen.correlation, "kl": float(kl[0]), "sigma": chosen.sigma}
+        | {"kl_unmatched": _unmatched(matched, directions)}
         | _calibration(one, change[0], found.predicted)
         | _specificity(matched, names)
         | _accuracy(one, matched)
         | _other_edits(one, chosen, groups)
     )
     return found
+
+
+def _unmatched(matched: Response, directions: Tensor) -> float:
+    """The share of controls whose KL divergence is not within a tenth of the latent's, however they are scaled."""
+    kl = matched.kl.unflatten(0, (len(directions), 2)).mean(1)
+    moves = directions[1:].norm(dim=1) > 0  # an SAE without any such latent has nothing to scale
+    return float(((kl[1:] / kl[0] - 1).abs() > 0.1)[moves].double().mean())
 
 
 def _size(name: str, values: Tensor, names: list[str]) -> float:

@@ -57,23 +57,25 @@ def causal_summary(
 
     measured: concept -> one a seed, in order. untold: concepts that no read-out tells from unedited rows, with the auc
     of each; they are listed and not judged. A concept passes if, over seeds, the effect of its latents is beyond the
-    size of that of every null, at equal norm and at equal KL divergence, at 1 - confidence after Holm's correction for
-    all concepts. null_saes: how many concepts pass by the same rule if the latents are those of an SAE that learned
-    nothing of the model (at equal norm, against the nulls that are no SAEs), beside the trained SAE by that rule.
+    size of that of every null, at equal norm in every read-out that tells the concept and at equal KL divergence in the
+    first, at 1 - confidence after Holm's correction for all concepts. null_saes: how many concepts pass by the same
+    rule if the latents are those of an SAE that learned nothing of the model (at equal norm, against the nulls that are
+    no SAEs, in the first read-out that tells the concept), beside the trained SAE by that rule; references: how many if
+    they are directions that were found with the labels.
     """
     against = [null for null in NULLS if null not in NULL_SAES]
-    beyond = {name: margins(one, LATENT, NULLS, MATCHINGS) for name, one in measured.items()}
+    beyond = {name: margins(one, LATENT, NULLS, tuple(one[0].effect)) for name, one in measured.items()}
     p = {name: p_beyond(one, groups) for name, one in beyond.items()}
     corrected = dict(zip(p, holm(list(p.values())), strict=True)) if p else {}
     signs = {name: sign_test(one, groups) for name, one in beyond.items()}
     floor = 0.5 ** len(groups)
     level = 1 - confidence
-    null_saes = {
+    by_one_rule = {
         name: sum(
             value < level
             for value in holm([p_beyond(margins(one, name, against, ("norm",)), groups) for one in measured.values()])
         )
-        for name in (LATENT, *NULL_SAES)
+        for name in (LATENT, *NULL_SAES, *REFERENCES)
     }
     concepts = {}
     for name, found in measured.items():
@@ -89,7 +91,8 @@ def causal_summary(
         "passed": sum(one["passes"] for one in concepts.values()),
         "sign_p_floor": floor,
         "sign_p_floor_holm": min(1.0, floor * max(1, len(measured))),
-        "null_saes": null_saes,
+        "null_saes": {name: by_one_rule[name] for name in (LATENT, *NULL_SAES)},
+        "references": {name: by_one_rule[name] for name in REFERENCES},
         "concepts": concepts,
         "untold": {name: dict(aucs) for name, aucs in untold.items()},
     }
@@ -103,7 +106,7 @@ def _concept(one: Bench, found: Sequence[Measured], groups: Groups, confidence: 
         "prevalence": one.concept.prevalence("test"),
         "rows_on": int(one.on.sum()),
         "rows_off": int((~one.on).sum()),
-        "read_out": one.read_out.kind,
+        "read_out": " and ".join(each.kind for each in one.judges),
         "auc": {each.kind: each.auc for each in one.read_outs},
         "latents": [each.latent if each.latent is not None else "none" for each in found],
     }
@@ -112,7 +115,7 @@ def _concept(one: Bench, found: Sequence[Measured], groups: Groups, confidence: 
             content[figure] = with_interval(
                 mean_over_seeds([each.figures[figure] for each in found], groups), confidence
             )
-    for kind in MATCHINGS:
+    for kind in found[0].effect:
         content[f"effect_at_equal_{kind}"] = {
             name: with_interval(mean_over_seeds([each.effect[kind][name] for each in found], groups), confidence)
             for name in (LATENT, *NULLS, *REFERENCES)

@@ -19,7 +19,7 @@ from reseed.artifacts import generator, read_json
 from reseed.interventions.concepts import Concept
 from reseed.interventions.hooks import entry_layer, last_residual
 from reseed.interventions.latents import Candidates
-from reseed.interventions.protocol import Bench, Ground, Measured, bench, ground, judge_of, measure, read_outs_of
+from reseed.interventions.protocol import Bench, Ground, Measured, bench, ground, judges_of, measure, read_outs_of
 from reseed.interventions.readouts import ReadOut
 from reseed.models.transformer import load_transformer, weights_sha256
 from reseed.params import Causal, Model, Params, Variant
@@ -119,7 +119,7 @@ def run_protocol(
     saes: of every seed in order, on the training rows of `found`. bar: a progress bar, one step a concept.
     """
     available = {concept.name: read_outs_of(found, concept) for concept in concepts}
-    judges = {name: judge for name, some in available.items() if (judge := judge_of(some, options))}
+    judges = {name: judges for name, some in available.items() if (judges := judges_of(some, options))}
     untold = {name: {one.kind: one.auc for one in some} for name, some in available.items() if name not in judges}
     if not judges:
         raise ReseedError(
@@ -130,7 +130,7 @@ def run_protocol(
     apart = unassociated(told, found.train_rows, options.off_target_correlation)
     benches, measured = {}, {}
     for place, concept in enumerate(told):
-        off: list[ReadOut] = [judges[told[other].name] for other in apart[place]]
+        off: list[ReadOut] = [judges[told[other].name][0] for other in apart[place]]
         one = bench(found, concept, available[concept.name], off, options, key)
         labels = concept.labels["train"][found.train_rows]
         on, known = labels == 1, labels >= 0

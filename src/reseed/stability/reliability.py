@@ -380,19 +380,15 @@ def judge(
     return Judged(
         {
             "mean_p_correct": with_interval(mean, confidence) | {arm: other.value for arm, other in controls},
-            "transfer": {
-                "brier": moved["brier"]["value"],
-                "ece": moved["ece"]["value"],
-                "skill_above_constant": moved["skill_above_constant"]["value"],
-                **(
-                    {"skill_above_reappearance": moved["skill_above_reappearance"]["value"]}
-                    if "skill_above_reappearance" in moved
-                    else {}  # the model is that of reappearance alone
-                ),
-                "worst_family": moved["worst_family"],
-            },
+            "transfer": {  # no skill above reappearance alone where that is the model
+                name: {of: one[of] for of in ("low", "high", "value")}
+                for name, one in moved.items()
+                if name != "worst_family"
+            }
+            | {"worst_family": moved["worst_family"]},
             "verdict": artefact["verdict"],
             "version": artefact["version"],
+            "fitted_on": artefact["fitted_on"]["sha256"],
         },
         found,
     )
