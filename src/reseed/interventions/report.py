@@ -61,7 +61,8 @@ def causal_summary(
     first, at 1 - confidence after Holm's correction for all concepts. null_saes: how many concepts pass by the same
     rule if the latents are those of an SAE that learned nothing of the model (at equal norm, against the nulls that are
     no SAEs, in the first read-out that tells the concept), beside the trained SAE by that rule; references: how many if
-    they are directions that were found with the labels.
+    they are directions that were found with the labels. mean: of all concepts together; it passes by the same rule on
+    their mean effects, at 1 - confidence, and is not one of the corrected ones.
     """
     against = [null for null in NULLS if null not in NULL_SAES]
     beyond = {name: margins(one, LATENT, NULLS, tuple(one[0].effect)) for name, one in measured.items()}
@@ -98,7 +99,15 @@ def causal_summary(
     }
     if measured:
         content |= _means(measured, groups, confidence)
+        p_mean = p_beyond(_mean_margins(list(beyond.values())), groups)
+        content["mean"] |= {"p": p_mean, "passes": int(p_mean < level)}
     return content
+
+
+def _mean_margins(beyond: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
+    """Of all concepts together, one a seed, where all of them are read."""
+    shared = sorted(set.intersection(*({*found} for found in beyond)))
+    return {key: list(np.mean([found[key] for found in beyond], axis=0)) for key in shared}
 
 
 def _concept(one: Bench, found: Sequence[Measured], groups: Groups, confidence: float) -> dict[str, Any]:
