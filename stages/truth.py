@@ -27,6 +27,7 @@ from reseed.subjects.modular import key_frequencies
 from reseed.text.traces import TRACES, check_traced, read_traces
 from reseed.truth.concepts import concepts_of
 from reseed.truth.directions import score_directions
+from reseed.truth.edits import clamped
 from reseed.truth.figures import decide
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, score_planes
@@ -63,7 +64,7 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
     elif generator_of(subject) == "modular_addition":
         scores, fitted, test = _planes(subject, judged, activations, elsewhere, settings, options, key)
     else:
-        if (beside_rows := activations_dir(subject, TRAINED) / TRACES).is_dir():  # of rows that are states themselves
+        if exact := (beside_rows := activations_dir(subject, TRAINED) / TRACES).is_dir():  # rows are states themselves
             traces = read_traces(beside_rows)
         else:
             traces = read_traces(tokens_dir(subject))
@@ -74,6 +75,11 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
         test = _double(activations, "test", concepts.test_places)
         beside = peers(fitted, test, subject)
         scores = score_states(judged, activations, elsewhere, concepts, beside, settings, options, key)
+        if exact:
+            edited = clamped(judged, activations, concepts, scores.concepts, traces.variables)
+            scores.facts["edits"] = {"causal_tests": 0} | {
+                name: found.shown(options.confidence) for name, found in edited.items()
+            }
     explained, l0_over_d_in = fidelity(judged, activations, fitted, test)
     figures = {"alive_fraction": alive_fraction(judged)} | explained | scores.figures
     if (right := accuracy(lm_dir(subject), judged.groups)) is not None:

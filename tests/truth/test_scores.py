@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy.linalg import subspace_angles
@@ -22,6 +23,7 @@ from reseed.stability.jackknife import Estimate, Groups
 from reseed.text.traces import Traces
 from reseed.truth.concepts import Concepts, concepts_of
 from reseed.truth.directions import score_directions
+from reseed.truth.edits import clamped
 from reseed.truth.figures import Figure, decide, figure
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, plane_cosines, recover_planes, score_planes
@@ -29,7 +31,7 @@ from reseed.truth.states import absorption, detect_by_arm, linear_probes, look, 
 from reseed.truth.subject import Scores, control_rows, fidelity
 from tests.conftest import provenance
 from tests.stability.builders import stability_options
-from tests.truth.builders import features, judged, linear_sae, oracle, random_sae, world, write_world
+from tests.truth.builders import features, indicators, judged, linear_sae, oracle, random_sae, world, write_world
 
 ROWS = TruthRows(train=1600, test=800)
 SETTINGS = Truth(rows=ROWS, permutations=19, min_fourier_r2=0.5)
@@ -274,3 +276,36 @@ def test_known_directions_by_latent() -> None:
     assert found.figures["recall"].value.value == pytest.approx(0.5, abs=0.1)
     assert set(found.figures["gt_mcc"].nulls) == {"isotropic", "covariance", "untrained", "control"}
     assert found.figures["f1"].peers["linear_probe"] > 0.9
+
+
+def test_clamping_the_latents_of_exact_states_writes_the_state_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One-hot rows: an SAE whose latents are the entries writes each value alone, one with other rows does not."""
+    monkeypatch.chdir(tmp_path)
+    traces = world()
+    rows = {split: indicators(traces.rows(split)) for split in SPLITS}
+    write_activations(rows, provenance(), "float32", activations_dir("toy", "trained"))
+    exact, concepts = read_activations(activations_dir("toy", "trained")), concepts_of(traces, ROWS, "toy")
+    best = pd.DataFrame(
+        [
+            {"seed": seed, "concept": name, "best_latent": [*names_of(traces.variables)].index(name)}
+            for seed in range(3)
+            for name in concepts.names
+        ]
+    )
+    right = linear_sae(torch.eye(9), 0.0, torch.eye(9))
+    turned = linear_sae(torch.eye(9), 0.0, torch.eye(9).roll(3, 0))  # often of another variable
+    found = {
+        name: clamped(judged(saes=[sae] * 3), exact, concepts, best, traces.variables)
+        for name, sae in (("right", right), ("turned", turned))
+    }
+    assert found["right"]["reached"].value.value == found["right"]["spared"].value.value == 1
+    assert found["right"]["reached"].nulls["shuffled"].value == 0
+    assert found["turned"]["reached"].value.value == 0
+    assert found["turned"]["spared"].value.value < 0.95
+
+
+def names_of(variables: dict[str, tuple[str, ...]]) -> list[str]:
+    """`variable=value` of every entry of a one-hot row."""
+    return [f"{variable}={value}" for variable, values in variables.items() for value in values]

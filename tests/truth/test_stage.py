@@ -94,6 +94,8 @@ def test_rows_that_are_states_themselves(project: Path) -> None:
     for figure in ("coverage", "recall", "purity"):
         assert found["figures"][figure]["peers"]["neurons"] == 1
     assert found["figures"]["coverage"]["nulls"]["permuted"] < 0.5 < found["figures"]["coverage"]["value"]
+    assert found["edits"]["causal_tests"] == 0
+    assert found["edits"]["reached"]["value"] > found["edits"]["reached"]["nulls"]["shuffled"]
     assert (found["control"], found["phase"]["go"]) == ("gaussian", 0)
     assert {row["rule"] for row in found["phase"]["rules"] if not row["met"]} >= {"recall"}
 

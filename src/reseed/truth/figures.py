@@ -35,6 +35,11 @@ class Figure:
         if self.nulls:
             content["nulls"] = {name: null.value for name, null in self.nulls.items()}
             if self.more_is_better:
+                over, excess = min(
+                    ((name, self.value - null) for name, null in self.nulls.items()),
+                    key=lambda one: one[1].interval(confidence)[0],
+                )
+                content["margin"] = with_interval(excess, confidence) | {"over": over}
                 content["exceeds_nulls"] = int(self.exceeds_nulls(confidence))
         return content | ({"peers": self.peers} if self.peers else {})
 
