@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 from scipy import stats
+from typer.testing import CliRunner, Result
 
 from reseed import ReseedError
+from reseed.claims import registry
 from reseed.claims.registry import ALWAYS, load_claim
+from reseed.cli import app
 from reseed.review.register import power, register
 from tests.conftest import ROOT
 from tests.sweeps.toy import git
@@ -85,3 +88,94 @@ def test_what_may_not_be_claimed_is_refused_and_nothing_is_written(
     assert ".partial" not in str(caught.value)
     assert (checkout / "claims.yaml").read_text() == before
     assert sorted(path.name for path in checkout.iterdir()) == [".git", "claims.yaml", "params.yaml", "study.yaml"]
+
+
+OF = ("--statement", "TopK SAEs at k = 8 agree.", "--of", "modular/topk-k8:k=8")
+
+
+def registers(checkout: Path, *arguments: str) -> Result:
+    """`reseed claims register ARGUMENTS` as a user runs it there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(checkout)
+        return CliRunner().invoke(app, ["claims", "register", *arguments])
+
+
+def test_the_command_writes_down_a_metric_with_every_option(checkout: Path) -> None:
+    # soft_frozen is a float of a variant: what is typed has to be one as well
+    params = (checkout / "params.yaml").read_text()
+    frozen = params.replace("topk-k8: {architecture: topk,", "topk-k8: {architecture: topk, soft_frozen: 0.8,")
+    assert frozen != params
+    (checkout / "params.yaml").write_text(frozen)
+    (checkout / "studies/more").mkdir(parents=True)
+    (checkout / "studies/more/claims.yaml").write_text("claims: {}\nphases: {}\n")
+    shutil.copy(checkout / "study.yaml", checkout / "studies/more")
+    before = (checkout / "claims.yaml").read_text()
+    done = registers(
+        checkout, "found", "--statement", "It probes well.", "--of", "modular/topk-k8:k=8,soft_frozen=0.8",
+        "--metric", "saebench:sparse_probing/top_1", "--below", "0.9", "--gate", "benchmark",
+        "--gate", "frozen_decoder", "--benchmark", "saebench:sparse_probing/top_1", "--tried", "4",
+        "--minimum-seeds", "4", "--file", "studies/more/claims.yaml",
+    )  # fmt: skip
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.startswith("studies/more/claims.yaml: found is written down; commit it before its evidence.\n")
+    assert "With 5 seeds and intervals at 98.75 %, it can tell" in done.stdout  # 95 % corrected for four settings
+    claim = load_claim(checkout / "studies/more/claims.yaml", "found")
+    assert claim.speaks_of == {"modular/topk-k8": {"k": 8, "soft_frozen": 0.8}}
+    assert (claim.metric, claim.statistic, claim.unit) == ("saebench:sparse_probing/top_1", None, "accuracy")
+    assert claim.tests == (registry.Test(figure="value", over="each", below=0.9),)
+    assert claim.gates == (*ALWAYS, "benchmark", "frozen_decoder")
+    assert (claim.benchmark, claim.tried, claim.minimum_seeds) == ("saebench:sparse_probing/top_1", 4, 4)
+    assert claim.sources == ("metrics/modular/topk-k8/stability.json", "metrics/modular/topk-k8/saebench.json")
+    assert (checkout / "claims.yaml").read_text() == before
+
+
+def test_the_command_writes_down_a_slope_of_a_difference(checkout: Path) -> None:
+    done = registers(
+        checkout, "falls", *OF, "--of", "modular/topk-k4:k=4", "--statistic", "mean_max_cos",
+        "--figure", "trained - random_model", "--over", "log2_k", "--above", "0",
+    )  # fmt: skip
+    assert (done.exit_code, done.stderr) == (0, "")
+    claim = load_claim(checkout / "claims.yaml", "falls")
+    assert claim.tests == (registry.Test(figure="trained - random_model", over="log2_k", above=0.0),)
+    assert (claim.statistic, claim.unit, claim.tried) == ("mean_max_cos", "kappa", 1)
+    assert claim.speaks_of == {"modular/topk-k8": {"k": 8}, "modular/topk-k4": {"k": 4}}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("x", "--statement", "x", "--of", "modular/topk-k8:k", "--above", "0"),
+            "--of modular/topk-k8:k: found 'k', allowed: KEY=VALUE, separated by commas",
+        ),
+        (
+            ("x", "--statement", "x", "--of", "modular/topk-k8:k=8,=3", "--above", "0"),
+            "--of modular/topk-k8:k=8,=3: found '=3', allowed: KEY=VALUE, separated by commas",
+        ),
+        (
+            ("x", "--statement", "x", "--of", "modular/topk-k8:k=8.5", "--above", "0"),
+            "claims.yaml: claims.x: speaks_of.modular/topk-k8.k: found 8.5, allowed: 8, which params.yaml gives",
+        ),
+        (("x", *OF, "--above", "0", "--gate", "vibes"), "claims.yaml: claims.x.gates.5: found 'vibes', allowed: 'con"),
+        (("x", *OF, "--above", "0", "--metric", "stability:trained/vibes"), "a metric whose unit is known ("),
+        (("low-l0-agreement", *OF, "--above", "0"), "claims.yaml: claims: found 'low-l0-agreement' already, allowed: "),
+        (("x", *OF), "exactly one of above and below"),
+        (("x", *OF, "--above", "0", "--file", "none.yaml"), "none.yaml: the file does not exist"),
+    ],
+)  # fmt: skip
+def test_bad_input_of_the_command_has_exit_code_two(checkout: Path, arguments: tuple[str, ...], sentence: str) -> None:
+    before = (checkout / "claims.yaml").read_text()
+    done = registers(checkout, *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
+    assert sentence in done.stderr
+    assert (checkout / "claims.yaml").read_text() == before
+
+
+def test_a_claim_of_another_unit_beside_it_has_exit_code_two(checkout: Path) -> None:
+    text = (checkout / "claims.yaml").read_text().replace("unit: kappa", "unit: cosine", 1)
+    (checkout / "claims.yaml").write_text(text)
+    done = registers(checkout, "x", *OF, "--above", "0")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "allowed: the unit kappa, which is that of a statistic" in done.stderr
+    assert (checkout / "claims.yaml").read_text() == text

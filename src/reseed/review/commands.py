@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from enum import StrEnum
@@ -158,20 +159,19 @@ def add(
     file: Annotated[str, typer.Option(help="the claims file")] = "claims.yaml",
 ) -> None:
     """Write a claim down, before its evidence, and print the power that it has. Exits with 2 for bad input."""
-    always = list(ALWAYS)
     test: dict[str, Any] = {"over": over} | ({"figure": figure} if metric is None else {})
     test |= {key: value for key, value in (("above", above), ("below", below)) if value is not None}
-    asked: dict[str, Any] = {
-        "statement": statement,
-        **({"metric": metric} if metric else {"statistic": statistic or "pw_mcc"}),
-        "tests": [test],
-        "speaks_of": dict(map(_values, of)),
-        "minimum_seeds": minimum_seeds,
-        "gates": list(dict.fromkeys([*always, *(gate or [])])),
-        **({"benchmark": benchmark} if benchmark else {}),
-        "tried": tried,
-    }
     try:
+        asked: dict[str, Any] = {
+            "statement": statement,
+            **({"metric": metric} if metric else {"statistic": statistic or "pw_mcc"}),
+            "tests": [test],
+            "speaks_of": dict(map(_values, of)),
+            "minimum_seeds": minimum_seeds,
+            "gates": list(dict.fromkeys([*ALWAYS, *(gate or [])])),
+            **({"benchmark": benchmark} if benchmark else {}),
+            "tried": tried,
+        }
         power = register(Path(), file, name, asked)
     except (ReseedError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -186,12 +186,27 @@ def add(
 
 
 def _values(text: str) -> tuple[str, dict[str, Any]]:
-    """`modular/topk-k4:k=4,d_sae=128` as the seed set and the values that the statement names."""
+    """`modular/topk-k4:k=4,d_sae=128` as the seed set and the values that the statement names.
+
+    Raises ReseedError for a part that is no KEY=VALUE.
+    """
     pair, _, rest = text.partition(":")
     values: dict[str, Any] = {}
     for part in filter(None, rest.split(",")):
         key, sign, value = part.partition("=")
-        if not sign:
+        if not (key and sign and value):
             raise ReseedError(f"--of {text}: found {part!r}, allowed: KEY=VALUE, separated by commas")
-        values[key] = int(value) if value.lstrip("-").isdigit() else value
+        values[key] = _value(value)
     return pair, values
+
+
+def _value(text: str) -> int | float | str:
+    """A number where it is one, as params.yaml would have it."""
+    for kind in (int, float):
+        try:
+            value = kind(text)
+        except ValueError:
+            continue
+        if math.isfinite(value):
+            return value
+    return text
