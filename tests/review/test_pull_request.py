@@ -373,3 +373,23 @@ def test_show_prints_the_whole_chain(branch: Path) -> None:
         f"git checkout {head} && dvc repro claims@{CLAIM}", "variants.topk-k4",
     ):  # fmt: skip
         assert part in done.stdout, part
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_k_that_was_chosen_with_the_seeds_that_judge_it_is_exploratory(branch: Path, named: bool) -> None:
+    chosen = {"by_c_dec": {"k": 3}, "by_stability": {"k": 4}, "seeds": 5}  # of topk-k4 only, whether it says so or not
+    (branch / "metrics/toy/calibration.json").write_text(json.dumps(chosen))
+    if not named:
+        project.edit(branch, "claims.yaml", f"claims/{CLAIM}/speaks_of", {PAIRS[0]: {}, PAIRS[1]: {"k": 8}})
+    # as params.yaml has it, the search had seeds of its own
+    assert not any("was chosen with seeds" in why for why in only(check(branch)).why_exploratory)
+    project.edit(branch, "params.yaml", "calibration/search_seeds", [3, 4, 100])
+    done = project.claims(branch, "check", "--format", "json")
+    assert done.returncode == 1, done.stderr
+    (one,) = json.loads(done.stdout)["claims"]
+    sentence = "k = 4 of toy/topk-k4 was chosen with seeds [3, 4] that also judge it"
+    assert (one["standing"], one["why_exploratory"][-1]) == ("exploratory", sentence)
+    if named:
+        assert one["faults"] == [
+            f"claims.yaml: claims.{CLAIM}: found standing 'confirmatory', allowed: 'exploratory', because {sentence}"
+        ]

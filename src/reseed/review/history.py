@@ -293,10 +293,8 @@ def chosen_on_the_test(root: Path, claim: Claim) -> str | None:
         if k is not None and path.is_file() and searched & seeds:
             found = json.loads(path.read_text())
             chosen = {one["k"] for key, one in found.items() if key.startswith("by_") and isinstance(one, dict)}
-            if values["k"] in chosen:
-                return (
-                    f"k = {values['k']} of {pair} was chosen with seeds {sorted(searched & seeds)} that also judge it"
-                )
+            if k in chosen:
+                return f"k = {k} of {pair} was chosen with seeds {sorted(searched & seeds)} that also judge it"
     return None
 
 
