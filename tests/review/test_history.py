@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from reseed import ReseedError
-from reseed.review.history import History
+from reseed.review.history import History, ever_ruled
 from tests.sweeps.toy import git
 
 PAIR = "toy/topk"
@@ -79,3 +79,23 @@ def test_a_shallow_clone_is_refused(repository: Path) -> None:
     git(repository.parent, "clone", "-q", "--depth", "1", f"file://{repository}", "shallow")
     with pytest.raises(ReseedError, match=r"found a shallow clone, allowed: one with its whole history"):
         History(repository.parent / "shallow")
+
+
+def test_the_strictest_rules_that_a_subject_ever_committed_are_known(repository: Path) -> None:
+    file = "subjects/world.yaml"
+
+    def commit_rules(rules: Any) -> str:
+        return commit(repository, {file: yaml.safe_dump({"phase": {"question": "?", "rules": rules}})})
+
+    commit(repository, {file: "phase: null\n"})
+    assert ever_ruled(History(repository), file) == {}
+    start = commit_rules({"purity": 0.8, "recall": 0.5})
+    commit_rules({"purity": 0.85, "fidelity": "9e-1"})  # as YAML reads 9e-1
+    commit_rules({"purity": 0.7, "accuracy": 99, "planes": "many", "recall": 0.4})  # no file with 99 could be read
+    assert ever_ruled(History(repository), file) == {"purity": 0.85, "recall": 0.5, "fidelity": 0.9}
+    git(repository, "switch", "-qc", "side", start)
+    commit_rules({"purity": 0.95})
+    git(repository, "switch", "-q", "main")
+    git(repository, "merge", "-q", "-s", "ours", "-m", "merged", "side")
+    assert ever_ruled(History(repository), file)["purity"] == 0.95
+    assert ever_ruled(History(repository), "subjects/other.yaml") == {}

@@ -16,8 +16,8 @@ from reseed.claims.figures import at
 from reseed.claims.gates import Options
 from reseed.claims.judge import NOT_TESTABLE, judge
 from reseed.claims.registry import Claim, Phase, load_registry
-from reseed.params import load_params
-from reseed.review.history import History, asked_of, chosen_on_the_test, ever_asked
+from reseed.params import load_params, load_phase
+from reseed.review.history import History, asked_of, chosen_on_the_test, ever_asked, ever_ruled
 from reseed.sweeps import audit, locks
 from reseed.sweeps.locks import Stage, Tree
 from reseed.sweeps.objects import one_line
@@ -69,12 +69,15 @@ class Checks:
     """Of no claim that is there: claims files that were removed, verdicts that no claim stands behind."""
     stale: tuple[str, ...]
     """The stages that must run again before their results say anything, by address."""
+    rules: tuple[str, ...] = ()
+    """Of subjects whose go/no-go rules are no longer all that they ever committed."""
 
     @property
     def blocked(self) -> list[str]:
         """The claims and phases that may not stand as they are."""
         named = [one.name for one in self.claims if one.faults] + [one.name for one in self.phases if one.faults]
-        return named + (["what is gone"] if self.faults else [])
+        named += ["what is gone"] if self.faults else []
+        return named + (["rules of subjects"] if self.rules else [])
 
 
 def claims_files(root: Path) -> list[str]:
@@ -101,7 +104,34 @@ def check(root: Path = Path()) -> Checks:
         ]
         phases += _dropped_phases(file, registry.phases, ever_asked(history, file))
     faults = [*_removed(history), *_orphans(root, claims)]
-    return Checks(tuple(claims), tuple(phases), tuple(faults), tuple(chain.stale()))
+    return Checks(tuple(claims), tuple(phases), tuple(faults), tuple(chain.stale()), tuple(_loosened(root, history)))
+
+
+def _loosened(root: Path, history: History) -> list[str]:
+    """What subject files no longer ask of their SAEs: a lower bound, a rule that is gone, a file that is gone.
+
+    Raises ReseedError for a phase that cannot be read.
+    """
+    found = []
+    here = (path.relative_to(root).as_posix() for path in (root / "subjects").glob("*.yaml"))
+    for file in sorted({*here, *history.deleted("subjects/*.yaml")}):
+        once = ever_ruled(history, file)
+        if not once:
+            continue
+        if not (root / file).is_file():
+            found.append(f"{file}: the file was removed, allowed: to stay, since it had rules of its phase")
+            continue
+        phase = load_phase(Path(file).stem, root / "subjects")
+        rules = {} if phase is None else dict(phase.rules)
+        for rule, bound in once.items():
+            if rule not in rules:
+                found.append(f"{file}: phase.rules: found no {rule}, allowed: at least {bound:g}, as it was committed")
+            elif rules[rule] < bound:
+                found.append(
+                    f"{file}: phase.rules.{rule}: found {rules[rule]:g}, allowed: at least {bound:g}, as it was "
+                    "committed"
+                )
+    return found
 
 
 def _removed(history: History) -> list[str]:

@@ -281,6 +281,30 @@ def ever_asked(history: History, file: str) -> dict[str, dict[str, dict[str, Any
     return found
 
 
+def ever_ruled(history: History, file: str) -> dict[str, float]:
+    """The strictest bound of every go/no-go rule that a subject file ever committed, on any branch."""
+    found: dict[str, float] = {}
+    for _, content in history.versions(file):
+        for rule, bound in rules_of(content).items():
+            found[rule] = max(bound, found.get(rule, bound))
+    return found
+
+
+def rules_of(content: Mapping[str, Any]) -> dict[str, float]:
+    """The bounds of phase.rules of a subject file in any of its past forms; what could be no bound binds nobody."""
+    phase = content.get("phase")
+    rules = phase.get("rules") if isinstance(phase, dict) else None
+    found = {}
+    for rule, bound in (rules if isinstance(rules, dict) else {}).items():
+        try:
+            value = float(bound)  # YAML reads 8e-1 (no dot) as a string, which `load_phase` takes as well
+        except (TypeError, ValueError):
+            continue
+        if 0 < value <= 1:
+            found[str(rule)] = value
+    return found
+
+
 def chosen_on_the_test(root: Path, claim: Claim) -> str | None:
     """Why a claim speaks of a value that was searched for with the very seeds that judge it; None if it does not."""
     params = read_yaml(root / "params.yaml")

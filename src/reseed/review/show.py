@@ -45,7 +45,7 @@ def terminal(checks: Checks, changed: Difference | None, console: Console) -> No
         _changes(changed, console)
     if checks.stale:
         console.print(f"To be run again: {', '.join(checks.stale)}", highlight=False, markup=False)
-    for fault in checks.faults:
+    for fault in (*checks.faults, *checks.rules):
         console.print(fault, highlight=False, markup=False)
     console.print(
         f"Blocked by: {', '.join(checks.blocked)}" if checks.blocked else "Nothing blocks.",
@@ -55,6 +55,13 @@ def terminal(checks: Checks, changed: Difference | None, console: Console) -> No
 
 
 def _changes(changed: Difference, console: Console) -> None:
+    if changed.claims:
+        table = Table(title=f"Claims against {changed.base}", title_justify="left")
+        for column in ("claim", "before", "now", "what changed"):
+            table.add_column(column, overflow="fold")
+        for claim in changed.claims:
+            table.add_row(claim.name, claim.before, claim.after or "removed", Text("\n".join(claim.changes)))
+        console.print(table)
     table = Table(title=f"Metrics that moved against {changed.base}", title_justify="left")
     for column in ("figure", "before", "after", "how far"):
         table.add_column(column, overflow="fold")
@@ -99,7 +106,7 @@ def markdown(checks: Checks, changed: Difference | None) -> str:
         if not changed.metrics:
             lines.append("None.")
         lines += ["", *(f"- {line}" for line in _lines(changed))]
-    lines += [f"- {fault}" for fault in checks.faults]
+    lines += [f"- {fault}" for fault in (*checks.faults, *checks.rules)]
     if checks.stale:
         lines += ["", f"To be run again: {', '.join(f'`{name}`' for name in checks.stale)}"]
     lines += ["", f"**Blocked by {', '.join(checks.blocked)}.**" if checks.blocked else "Nothing blocks.", ""]
@@ -122,6 +129,7 @@ def as_json(checks: Checks, changed: Difference | None) -> str:
             for p in checks.phases
         ],
         "faults": checks.faults,
+        "rules": checks.rules,
         "stale": checks.stale,
         "blocked": checks.blocked,
     }  # fmt: skip
