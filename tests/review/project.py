@@ -120,13 +120,17 @@ def phase() -> dict[str, Any]:
     }  # fmt: skip
 
 
+def read(folder: Path, name: str) -> Any:
+    return yaml.safe_load((folder / name).read_text())
+
+
 def write(folder: Path, name: str, content: dict[str, Any]) -> None:
     (folder / name).write_text(yaml.safe_dump(content, sort_keys=False))
 
 
 def edit(folder: Path, name: str, path: str, value: Any) -> None:
     """Set a key, its names separated by `/`, of a YAML file."""
-    content = yaml.safe_load((folder / name).read_text())
+    content = read(folder, name)
     *parents, last = path.split("/")
     place = content
     for parent in parents:
