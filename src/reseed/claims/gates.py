@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from reseed import ReseedError
 from reseed.claims.figures import (
     Bounds,
     Content,
@@ -404,9 +403,3 @@ GATES: dict[str, Gate] = {
     "correctness": Gate(_correctness, _truth_at_null, _truth_found, True),
 }
 """Every gate that looks at one seed set; `alive` looks at the tests of the claim and is the judge's."""
-
-
-def check_gate(name: str) -> None:
-    """Raise ReseedError for a gate that there is not."""
-    if name not in GATES and name != "alive":
-        raise ReseedError(f"gate: found {name!r}, allowed: alive, {', '.join(GATES)}")
