@@ -82,6 +82,9 @@ def test_a_null_sae_is_rejected_at_every_gate(project: Path, monkeypatch: pytest
     assert trained["kappa"] > 0.2
     assert trained["kappa_low"] > max(0.1, agreement["kappa_high"])
     assert null["latents"]["reappearance"].mean() < 0.01 < 0.03 < real["latents"]["reappearance"].mean()
+    # P(correct) of its latents is no higher than that of the control's; for wrong because stable nobody could take it
+    correct = null["stability"]["reliability"]["mean_p_correct"]
+    assert correct["low"] < correct["random_model"] < 0.1
     # truth: no figure exceeds what an untrained SAE has, which it is
     rules = {one["rule"]: one for one in null["truth"]["phase"]["rules"]}
     assert null["truth"]["phase"]["go"] == 0
@@ -95,3 +98,4 @@ def test_a_null_sae_is_rejected_at_every_gate(project: Path, monkeypatch: pytest
     assert len(judged) > 2
     assert sum(one["passes"] for one in judged.values()) == 0
     assert set(null["causal"]["null_saes"].values()) == {0}
+    assert null["causal"]["mean"]["passes"] == 0

@@ -81,7 +81,7 @@ def test_the_stage_judges_trained_saes() -> None:
     assert found["mean"]["monotone"]["value"] > 0.5
     for bit in range(BITS):
         one = found["concepts"][f"bit_{bit}=1"]
-        assert one["read_out"] == "output"
+        assert one["read_out"] == "output and decoder"
         effects = one["effect_at_equal_norm"]
         assert effects["latent"]["value"] > effects["random_direction"]["value"]
         assert effects["latent"]["value"] > effects["random_model_sae"]["value"]
