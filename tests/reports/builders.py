@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from reseed.artifacts import read_json, write_csv, write_json, write_parquet
+from reseed.artifacts import (
+    activations_dir,
+    artefacts,
+    read_json,
+    sae_dir,
+    write_csv,
+    write_json,
+    write_parquet,
+    write_tensors,
+)
 from reseed.interventions.protocol import LATENT, NULLS, REFERENCES, Measured
 from reseed.interventions.report import calibration_rows, causal_summary, dose_rows
 from reseed.stability.detector import detection
@@ -66,6 +76,22 @@ def with_p_correct(folder: Path) -> None:
     write_parquet(file, table.assign(**columns))
 
 
+def planted_artefacts(root: Path) -> dict[str, str]:
+    """SAEs and activations, with the hashes that a stage gives them; then some are changed and some removed."""
+    known = {}
+    with chdir(root):  # a stage names its artefacts from the root
+        for subject, variant in (("modular", "topk-k4"), ("modular", "topk-k8"), ("superposition", "even-topk-12")):
+            for seed in SEEDS:
+                folder = sae_dir(subject, variant) / f"seed_{seed}"
+                write_json(folder / "cfg.json", {"d_sae": LATENTS, "seed": seed})
+                write_tensors(folder / "sae_weights.safetensors", {"W_dec": torch.full((2, 2), float(seed))})
+            write_json(activations_dir(subject, "trained") / "index.json", {"subject": subject})
+            known |= artefacts(subject, variant)
+        write_tensors(sae_dir("modular", "topk-k8") / "seed_1" / "sae_weights.safetensors", {"W_dec": torch.ones(3)})
+        shutil.rmtree(activations_dir("modular", "trained"))
+    return known
+
+
 def planted_causal(folder: Path) -> None:
     """causal.json and its curves, by their own writers, of five seeds whose effects are 0.01 apart.
 
@@ -88,7 +114,7 @@ def planted_causal(folder: Path) -> None:
     }
     read_out, on = SimpleNamespace(kind="output", auc=0.9), torch.tensor([True, False])
     concept = SimpleNamespace(prevalence=lambda _: 0.25)
-    bench: Any = SimpleNamespace(concept=concept, on=on, read_out=read_out, read_outs=(read_out,))
+    bench: Any = SimpleNamespace(concept=concept, on=on, judges=(read_out,), read_outs=(read_out,))
     untold = {"digit=3": {"output": 0.5}}
     write_json(folder / "causal.json", causal_summary(dict.fromkeys(every, bench), every, untold, Groups(5), 0.95))
     write_csv(folder / "causal_calibration.csv", calibration_rows(every, doses))

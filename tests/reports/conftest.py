@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reseed.artifacts import read_json, sha256, write_json
+from reseed.artifacts import read_json, write_json
 from reseed.reports.site.pages import build
 from tests.conftest import ROOT
 from tests.reports.builders import (
@@ -15,6 +15,7 @@ from tests.reports.builders import (
     CLAIM,
     VARIANTS,
     WITH_TABLES,
+    planted_artefacts,
     planted_causal,
     planted_coverage,
     planted_ood,
@@ -44,13 +45,11 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     planted_ood(root / "metrics" / WITH_TABLES)
     planted_reliability(root / "metrics" / "reliability")
     verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
-    evidence = [f"metrics/modular/{name}/stability.json" for name in ("topk-k4", "topk-k8", "gone")]
     gates = [
         {"gate": "converged", "of": "modular/topk-k4", "outcome": "passed", "reason": ""},
         {"gate": "alive", "of": "modular/topk-k4", "outcome": "failed", "reason": "the verdict <flips>"},
     ]
-    known = {evidence[0]: sha256(root / evidence[0]), evidence[1]: "0" * 64, evidence[2]: "1" * 64}
-    write_json(verdict, read_json(verdict) | {"gates": gates, "artefacts": known})
+    write_json(verdict, read_json(verdict) | {"gates": gates, "artefacts": planted_artefacts(root)})
     (root / "metrics" / "claims" / "above-random-weights.json").unlink()
     return root
 

@@ -159,10 +159,15 @@ def test_claims_show_verdicts_gates_and_whether_their_evidence_is_still_that(
     assert f"κ of trained, modular/topk-k4: {expected}, to be above 0: holds" in said
     assert "Gates: 1 of 2 passed" in said
     assert "failed alive of modular/topk-k4: the verdict <flips>" in said
-    assert "topk-k4/stability.jsonsha256" in said.replace(" ", "")
-    ends = [item.text.rpartition(": ")[2] for item in rows[CLAIM].all("details")[1].all("li")]
-    # by path: gone, topk-k4, topk-k8
-    assert ends == ["not in this workspace", "as judged", "changed since it was judged"]
+    assert "models/modular/topk-k4sha256" in said.replace(" ", "")
+    artefacts = rows[CLAIM].all("details")[1].all("li")
+    assert {item.all("code")[0].text: item.text.rpartition(": ")[2] for item in artefacts} == {
+        "data/modular/activations/trained": "not in this workspace",
+        "data/superposition/activations/trained": "as judged",
+        "models/modular/topk-k4": "as judged",
+        "models/modular/topk-k8": "changed since it was judged",
+        "models/superposition/even-topk-12": "as judged",
+    }
     assert "is not converged" in rows["agreement-falls-with-k"].text
 
 

@@ -11,12 +11,15 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from reseed.artifacts import read_json, sha256
+from reseed import ReseedError
+from reseed.artifacts import fingerprint, read_json
 from reseed.params import GAUSSIAN, OOD, RANDOM_MODEL, TRAINED, read_yaml
 
 DEFAULT_STUDY = "default"
 NOT_JUDGED = "not judged"
 ARMS = (TRAINED, RANDOM_MODEL, GAUSSIAN, OOD)
+HASHED = {"models": ("seed_*/cfg.json", "seed_*/*.safetensors"), "data": ("index.json",)}
+"""The files of an artefact that `artifacts.artefacts` hashes, by the first folder of its path."""
 
 
 @dataclass(frozen=True)
@@ -166,9 +169,11 @@ class Workspace:
         return found
 
     def _as_judged(self, path: str, known: str) -> str:
-        if not self.has(path):
+        try:
+            found = fingerprint(self.root / path, *HASHED.get(path.partition("/")[0], ()))
+        except ReseedError:
             return "not in this workspace"
-        return "as judged" if sha256(self.root / path) == known else "changed since it was judged"
+        return "as judged" if found == known else "changed since it was judged"
 
     def variants(self) -> list[Variant]:
         """Everything that has a stability.json, by subject and name."""
