@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import yaml
 
 from reseed.artifacts import (
     activations_dir,
@@ -22,6 +25,7 @@ from reseed.artifacts import (
     write_parquet,
     write_tensors,
 )
+from reseed.claims.registry import SLOTS
 from reseed.interventions.protocol import LATENT, NULLS, REFERENCES, Measured
 from reseed.interventions.report import calibration_rows, causal_summary, dose_rows
 from reseed.stability.detector import detection
@@ -36,6 +40,8 @@ VARIANTS = ("modular/topk-k4", "modular/topk-k8", "gsm8k-gpt/gpt-topk-16", "supe
 WITH_TABLES = "modular/topk-k4"
 SEEDS, LATENTS = (0, 1, 2), 60
 CLAIM = "low-l0-agreement"
+EDITED = "known-features-recovered"
+"""Its verdict was changed by hand."""
 CACHED = shutil.ignore_patterns("tables", "examples", "saebench", "evals", "sae_probes")
 """What DVC caches, which a clone may or may not have."""
 
@@ -90,6 +96,28 @@ def planted_artefacts(root: Path) -> dict[str, str]:
         write_tensors(sae_dir("modular", "topk-k8") / "seed_1" / "sae_weights.safetensors", {"W_dec": torch.ones(3)})
         shutil.rmtree(activations_dir("modular", "trained"))
     return known
+
+
+def judged(root: Path, name: str, evidence: Sequence[str], wrote: Mapping[str, Any]) -> None:
+    """Let the claim rest on this evidence, and its stage have written that verdict from it."""
+    evidence = [*evidence, *[evidence[-1]] * (SLOTS - len(evidence))]
+    registered = yaml.load((root / "claims.yaml").read_text(), yaml.CSafeLoader)
+    claim = registered["claims"][name]
+    pairs = ("/".join(path.split("/")[1:3]) for path in evidence)
+    claim |= {"evidence": evidence, "speaks_of": {pair: claim["speaks_of"].get(pair, {}) for pair in pairs}}
+    (root / "claims.yaml").write_text(yaml.dump(registered, Dumper=yaml.CSafeDumper, sort_keys=False))
+    verdict = root / f"metrics/claims/{name}.json"
+    write_json(verdict, wrote)
+    lock = yaml.load((root / "dvc.lock").read_text(), yaml.CSafeLoader)
+    stage = lock["stages"][f"claims@{name}"]
+    md5s = {path: hashlib.md5((root / path).read_bytes()).hexdigest() for path in evidence}
+    stage["deps"] = [{"path": path, "hash": "md5", "md5": md5} for path, md5 in md5s.items()]
+    stage["params"] = {"claims.yaml": {f"claims.{name}": claim}}
+    own = {f"metrics/claims/{name}.json": hashlib.md5(verdict.read_bytes()).hexdigest()}
+    stage["outs"] = [{"path": path, "hash": "md5", "md5": md5} for path, md5 in own.items()]
+    (root / "dvc.lock").write_text(yaml.dump(lock, Dumper=yaml.CSafeDumper, sort_keys=False))
+    facts = root / f"runs/claims@{name}.json"
+    write_json(facts, read_json(facts) | {"wrote": own})
 
 
 def planted_causal(folder: Path) -> None:

@@ -13,8 +13,10 @@ from tests.conftest import ROOT
 from tests.reports.builders import (
     CACHED,
     CLAIM,
+    EDITED,
     VARIANTS,
     WITH_TABLES,
+    judged,
     planted_artefacts,
     planted_causal,
     planted_coverage,
@@ -44,14 +46,24 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     planted_coverage(root / "metrics" / WITH_TABLES)
     planted_ood(root / "metrics" / WITH_TABLES)
     planted_reliability(root / "metrics" / "reliability")
-    verdict = root / "metrics" / "claims" / f"{CLAIM}.json"
+    with_verdicts(root)
+    return root
+
+
+def with_verdicts(root: Path) -> None:
+    """A claim that stands, one that is not testable, one that nobody judged, and one whose verdict was edited."""
     gates = [
         {"gate": "converged", "of": "modular/topk-k4", "outcome": "passed", "reason": ""},
         {"gate": "alive", "of": "modular/topk-k4", "outcome": "failed", "reason": "the verdict <flips>"},
     ]
-    write_json(verdict, read_json(verdict) | {"gates": gates, "artefacts": planted_artefacts(root)})
-    (root / "metrics" / "claims" / "above-random-weights.json").unlink()
-    return root
+    two, world = ([f"metrics/{one}/stability.json" for one in some] for some in (VARIANTS[:2], VARIANTS[3:]))
+    folder = root / "metrics" / "claims"
+    agree, fall, known = (read_json(folder / f"{name}.json") for name in (CLAIM, "agreement-falls-with-k", EDITED))
+    judged(root, CLAIM, two, agree | {"gates": gates, "artefacts": planted_artefacts(root), "verdict": "supported"})
+    judged(root, "agreement-falls-with-k", two, fall | {"verdict": "not testable"})
+    judged(root, EDITED, world, known | {"verdict": "not supported"})
+    write_json(folder / f"{EDITED}.json", known | {"verdict": "supported"})
+    (folder / "above-random-weights.json").unlink()
 
 
 @pytest.fixture(scope="session")

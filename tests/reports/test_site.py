@@ -13,17 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from markupsafe import Markup
 from typer.testing import CliRunner
 
+from reseed import ReseedError
 from reseed.artifacts import read_json, write_json
 from reseed.cli import app
+from reseed.reports.readme import claims
 from reseed.reports.site.collect import Workspace
-from reseed.reports.site.figures import figure, shown
-from reseed.reports.site.pages import ASSETS, build, on_frontier
+from reseed.reports.site.figures import Table, figure, shown
+from reseed.reports.site.pages import ASSETS, _index, build, on_frontier
 from tests.conftest import ROOT
 from tests.reports.builders import (
     CACHED,
     CLAIM,
+    EDITED,
     LATENTS,
     SEEDS,
     VARIANTS,
@@ -137,7 +142,9 @@ def test_what_is_not_converged_says_so(project: Path, pages: dict[str, Element])
         records = [record for record in stability["records"] if record["latents"] == "alive"]
         assert len(table.all("tr")) == 1 + len(records)
         assert len(marked) == sum(not record["converged"] for record in records)
-        index = next(t for t in pages["index.html"].all("tr") if t.all("a") and t.all("a")[0].text in variant)
+        index = next(
+            t for t in pages["index.html"].all("tr") if t.all("a") and t.all("a")[0].text == variant.split("/")[1]
+        )
         assert bool(index.all("span", class_="badge unsettled")) == any(
             not stability[arm]["pw_mcc"]["converged"] for arm in {record["arm"] for record in records}
         )
@@ -151,7 +158,7 @@ def test_claims_show_verdicts_gates_and_whether_their_evidence_is_still_that(
     verdicts = {name: row.all("td")[0].text for name, row in rows.items()}
     assert verdicts == {
         "low-l0-agreement": "supported", "agreement-falls-with-k": "not testable", "above-random-weights": "not judged",
-        "known-features-recovered": "supported",
+        EDITED: "not testable",
     }  # fmt: skip
     said = " ".join(rows[CLAIM].text.split())
     test = read_json(project / "metrics/claims" / f"{CLAIM}.json")["tests"][0]
@@ -171,6 +178,106 @@ def test_claims_show_verdicts_gates_and_whether_their_evidence_is_still_that(
     assert "is not converged" in rows["agreement-falls-with-k"].text
 
 
+LOW = f"metrics/{VARIANTS[0]}/stability.json"
+
+
+def _edit(path: Path, before: str, after: str) -> None:
+    text = path.read_text()
+    assert before in text
+    path.write_text(text.replace(before, after))
+
+
+def _promise_less(root: Path) -> None:
+    _edit(root / "claims.yaml", "above: 0\n", "above: -1\n")
+
+
+def _judge_by_less(root: Path) -> None:
+    """The parameters of its stage, which had read 0.95."""
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    lock["stages"][f"claims@{CLAIM}"]["params"]["params.yaml"] = {"stability.confidence": 0.95}
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    (root / "params.yaml").write_text("stability: {confidence: 0.5}\n")
+
+
+def _make_anew(root: Path) -> None:
+    """As a run of the stage stability would, which the claim has not read."""
+    write_json(root / LOW, read_json(root / LOW) | {"seeds": 7})
+    md5 = hashlib.md5((root / LOW).read_bytes()).hexdigest()
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    (out,) = (one for one in lock["stages"]["stability@modular-topk-k4"]["outs"] if one["path"] == LOW)
+    out["md5"] = md5
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    facts = root / "runs/stability@modular-topk-k4.json"
+    write_json(facts, read_json(facts) | {"wrote": {LOW: md5}})
+
+
+def _commit_the_edit(root: Path) -> None:
+    """The lock says what the edited verdict is, as after `dvc commit`; the facts of the run do not."""
+    verdict = f"metrics/claims/{CLAIM}.json"
+    _edit(root / verdict, '"holds"', '"held"')
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    lock["stages"][f"claims@{CLAIM}"]["outs"][0]["md5"] = hashlib.md5((root / verdict).read_bytes()).hexdigest()
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+
+
+FAULTS = {
+    "the verdict was edited": (
+        lambda root: _edit(root / f"metrics/claims/{CLAIM}.json", '"holds"', '"held"'),
+        rf"metrics/claims/{CLAIM}\.json: it is not what claims@{CLAIM} made \(edited, merged or restored\)",
+    ),
+    "and committed": (_commit_the_edit, rf"claims/{CLAIM}\.json: its lock says .* and the facts of its run do not"),
+    "its evidence was edited": (
+        lambda root: write_json(root / LOW, read_json(root / LOW) | {"seeds": 7}),
+        r"topk-k4/stability\.json: it is not what stability@modular-topk-k4 made",
+    ),
+    "its evidence is gone": (lambda root: (root / LOW).unlink(), r"topk-k4/stability\.json: the file does not exist"),
+    "its evidence was made anew": (
+        _make_anew, r"topk-k4/stability\.json: stability@modular-topk-k4 has made it anew since the claim was judged",
+    ),
+    "its bound was moved": (_promise_less, rf"claims\.yaml: claims\.{CLAIM} says something else now than when it was"),
+    "the level was moved": (_judge_by_less, r"params\.yaml: stability\.confidence says something else now than when"),
+    "no lock has it": (
+        lambda root: _edit(root / "dvc.lock", f"metrics/claims/{CLAIM}.json", "metrics/claims/another.json"),
+        rf"metrics/claims/{CLAIM}\.json: no dvc\.lock records it",
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bare(project: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the claims of the project rest on, and no more."""
+    root = tmp_path_factory.mktemp("bare") / "project"
+    kept = (*(f"metrics/{one}/stability.json" for one in VARIANTS), "claims.yaml", "study.yaml", "dvc.lock")
+    for name in (*kept, *(str(path.relative_to(project)) for path in project.glob("metrics/claims/*.json"))):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(project / name, root / name)
+    shutil.copytree(project / "runs", root / "runs")
+    return root
+
+
+def said_of(root: Path, name: str) -> tuple[str, str]:
+    """Verdict and reasons of a claim in the table of the site."""
+    table = _index(Workspace(root), [], "").sections[0].blocks[1]
+    assert isinstance(table, Table)
+    verdict, reasons = next(row[1:] for row in table.rows if f"<code>{name}</code>" in row[0])
+    return Markup(verdict).striptags(), Markup(reasons).striptags()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_claim_that_must_be_judged_again_is_supported_neither_by_the_site_nor_by_the_readme(
+    fault: str, bare: Path, tmp_path: Path
+) -> None:
+    plant, because = FAULTS[fault]
+    root = shutil.copytree(bare, tmp_path / "project")
+    assert said_of(root, CLAIM)[0] == "supported"
+    plant(root)
+    verdict, reasons = said_of(root, CLAIM)
+    assert verdict == "not testable"
+    assert re.match(rf"To be judged again: .*{because}", reasons), reasons
+    with pytest.raises(ReseedError, match=rf"claims\.yaml: claims\.{CLAIM} may not stand in the README: .*{because}"):
+        claims("claims.yaml", root)
+
+
 def test_an_origin_is_that_of_the_locks_and_the_run_facts(project: Path) -> None:
     workspace, file = Workspace(project), "metrics/modular/topk-k8/stability.json"
     found, facts = workspace.origin(file), read_json(project / "runs" / "stability@modular-topk-k8.json")
@@ -179,7 +286,7 @@ def test_an_origin_is_that_of_the_locks_and_the_run_facts(project: Path) -> None
     assert found.md5 == hashlib.md5((project / file).read_bytes()).hexdigest()
     assert found.as_locked
     # the verdict was edited after its stage ran
-    edited = workspace.origin(f"metrics/claims/{CLAIM}.json")
+    edited = workspace.origin(f"metrics/claims/{EDITED}.json")
     assert edited.md5
     assert not edited.as_locked
     assert workspace.origin("metrics/modular/topk-k4/tables/latents.parquet").md5.endswith(".dir")

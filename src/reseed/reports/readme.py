@@ -4,37 +4,45 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reseed import ReseedError
 from reseed.artifacts import metrics_dir, read_json
 from reseed.claims.registry import Registry
 from reseed.params import GAUSSIAN, RANDOM_MODEL, Study, load, load_study
+from reseed.reports.standing import EXPLORATORY, Standings, checked, is_clone, makers, recorded
 from reseed.reports.studies import interval, kappa
+
+if TYPE_CHECKING:
+    from reseed.review.check import Checks
 
 START, END = "<!-- results: written by `make table` from metrics/ -->", "<!-- end of results -->"
 
 
-def update(readme: Path = Path("README.md"), root: Path = Path()) -> bool:
+def update(readme: Path = Path("README.md"), root: Path = Path(), check: bool = True) -> bool:
     """Write the tables of the default study into the README; returns whether that changed it.
 
-    Raises ReseedError if the README lacks one of the two marks.
+    check: hold the claims against code and history, too, where there is a git clone. Raises ReseedError if the README
+    lacks one of the two marks, or a claim may not stand.
     """
     text = readme.read_text()
     if text.count(START) != 1 or text.count(END) != 1:
         raise ReseedError(f"{readme}: found no pair of marks for the results, allowed: one {START!r} before {END!r}")
     before, rest = text.split(START)
     _, after = rest.split(END)
-    written = f"{before}{START}\n{results(root)}{END}{after}"
+    written = f"{before}{START}\n{results(root, checked(root) if check and is_clone(root) else None)}{END}{after}"
     if written != text:
         readme.write_text(written)
     return written != text
 
 
-def results(root: Path = Path()) -> str:
-    """Markdown: one row a variant of a model's subject, one of a subject whose features are known, one row a claim."""
+def results(root: Path = Path(), checks: Checks | None = None) -> str:
+    """Markdown: one row a variant of a model's subject, one of a subject whose features are known, one row a claim.
+
+    Raises ReseedError for a claim that must be judged again: by the locks, or by `checks` where they are given.
+    """
     study = load_study(root / "study.yaml")
-    return f"{_variants(study, root)}\n{_known(study, root)}\n{_claims(study, root)}"
+    return f"{_variants(study, root)}\n{_known(study, root)}\n{claims(study.claims_file, root, checks)}"
 
 
 def _variants(study: Study, root: Path) -> str:
@@ -99,13 +107,18 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _claims(study: Study, root: Path) -> str:
+def claims(file: str, root: Path, checks: Checks | None = None) -> str:
+    """One row a claim of a claims file; raises ReseedError for one whose verdict may not be said as it stands."""
     lines = ["| claim | verdict | because |", "|---|---|---|"]
-    for name, claim in load(Registry, root / study.claims_file).claims.items():
+    standings = Standings(root, makers(recorded(root)), checks)
+    for name, claim in load(Registry, root / file).claims.items():
         verdict = read_json(root / "metrics" / "claims" / f"{name}.json")
+        standing = standings.of(name, claim.sources, verdict)
+        if standing.faults:
+            raise ReseedError(f"{file}: claims.{name} may not stand in the README: {standing.faults[0]}")
         reasons = re.sub(r"metrics/(\S+)/stability\.json", r"\1", "; ".join(verdict["reasons"]))
-        standing = " (exploratory)" if verdict["standing"] == "exploratory" else ""
-        lines.append(f"| {claim.statement} | **{verdict['verdict']}**{standing} | {reasons} |")
+        label = f"**{standing.verdict}**" + (" (exploratory)" if standing.standing == EXPLORATORY else "")
+        lines.append(f"| {claim.statement} | {label} | {reasons} |")
     return "\n".join(lines) + "\n"
 
 

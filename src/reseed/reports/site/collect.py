@@ -6,14 +6,18 @@ import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import yaml
 
 from reseed import ReseedError
 from reseed.artifacts import fingerprint, read_json
 from reseed.params import GAUSSIAN, OOD, RANDOM_MODEL, TRAINED, read_yaml
+from reseed.reports.standing import EXPLORATORY, Standing, Standings, makers, recorded
+from reseed.sweeps.locks import Stage
+
+if TYPE_CHECKING:
+    from reseed.review.check import Checks
 
 DEFAULT_STUDY = "default"
 NOT_JUDGED = "not judged"
@@ -38,7 +42,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Claim:
-    """A registered claim and what its judge wrote; `verdict` is NOT_JUDGED where nothing was written."""
+    """A registered claim, what its judge wrote, and what may be said of it now."""
 
     name: str
     study: str
@@ -51,10 +55,16 @@ class Claim:
     """Of metrics/claims/<id>.json, empty where that does not exist."""
     artefacts: dict[str, str]
     """path -> whether the workspace holds the bytes that were judged."""
+    standing: Standing
+    """Its verdict is NOT_JUDGED where nothing was written."""
 
     @property
     def verdict(self) -> str:
-        return str(self.content.get("verdict", NOT_JUDGED))
+        return self.standing.verdict
+
+    @property
+    def exploratory(self) -> bool:
+        return self.standing.standing == EXPLORATORY
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,8 @@ class Workspace:
     """The files of one checkout, each read once."""
 
     root: Path
+    checks: Checks | None = None
+    """What `reseed claims check` found; without, claims stand as the locks have them."""
     _read: dict[str, Any] = field(default_factory=dict)
 
     def has(self, file: str) -> bool:
@@ -112,17 +124,17 @@ class Workspace:
         return {DEFAULT_STUDY: self.root} | {path.name: path for path in others}
 
     @cached_property
+    def _recorded(self) -> list[Stage]:
+        return recorded(self.root)
+
+    @cached_property
     def _locked(self) -> dict[str, tuple[str, str, list[str]]]:
         """path of an output -> (stage instance, md5, studies)."""
         found: dict[str, tuple[str, str, list[str]]] = {}
-        for study, folder in self.studies.items():
-            if not (folder / "dvc.lock").is_file():
-                continue
-            # the C parser, because locks are long
-            for stage, entry in yaml.load((folder / "dvc.lock").read_text(), yaml.CSafeLoader)["stages"].items():
-                for out in entry.get("outs", []):
-                    known = found.setdefault(out["path"], (stage, out.get("md5", ""), []))
-                    known[2].append(study)
+        for stage in self._recorded:
+            study = Path(stage.file).parent.name or DEFAULT_STUDY
+            for path, md5 in stage.locked("outs").items():
+                found.setdefault(path, (stage.name, md5, []))[2].append(study)
         return found
 
     def origin(self, file: str) -> Origin:
@@ -154,7 +166,7 @@ class Workspace:
 
     def claims(self) -> list[Claim]:
         """Every registered claim, the default study's first."""
-        found = []
+        found, standings = [], Standings(self.root, makers(self._recorded), self.checks)
         for study, folder in self.studies.items():
             registered = folder / "claims.yaml"
             if not registered.is_file():
@@ -165,7 +177,9 @@ class Workspace:
                 artefacts = {path: self._as_judged(path, known) for path, known in content.get("artefacts", {}).items()}
                 relative = str(registered.relative_to(self.root))
                 evidence = tuple(dict.fromkeys(claim.get("evidence", ())))
-                found.append(Claim(name, study, str(claim["statement"]), relative, file, evidence, content, artefacts))
+                standing = standings.of(name, evidence, content) if content else Standing(NOT_JUDGED, "")
+                statement = str(claim["statement"])
+                found.append(Claim(name, study, statement, relative, file, evidence, content, artefacts, standing))
         return found
 
     def _as_judged(self, path: str, known: str) -> str:

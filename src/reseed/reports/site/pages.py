@@ -14,6 +14,7 @@ import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from reseed import ReseedError
 from reseed.artifacts import writing
 from reseed.claims.judge import NOT_TESTABLE
 from reseed.reports.site import charts, latents
@@ -36,6 +37,7 @@ from reseed.reports.site.figures import (
 )
 from reseed.reports.site.replication import replication_section
 from reseed.reports.site.truth import truth_sections, variant_truth_sections
+from reseed.reports.standing import checked, is_clone
 
 PACKAGE = "reseed.reports.site"
 VEGA_LITE = "6.4"
@@ -62,13 +64,14 @@ KAPPA = "κ is agreement above the strictest null: (value - null) / (1 - null); 
 def build(out: Path = Path("site"), root: Path = Path()) -> list[Path]:
     """Write the whole site into `out`, replacing what is there; returns its pages.
 
-    Raises ReseedError if a metrics file or a table is not what it should be.
+    In a git clone verdicts are those of `reseed claims check`, else those that the locks bear out. Raises ReseedError
+    if a metrics file or a table is not what it should be.
     """
-    workspace = Workspace(root)
+    workspace, by = _judged(root)
     variants = workspace.variants()
     with writing(out) as partial:
         pages = [
-            _index(workspace, variants),
+            _index(workspace, variants, by),
             _frontier(workspace, variants),
             _benchmarks(workspace, variants),
             _truth(workspace, variants),
@@ -95,6 +98,17 @@ def build(out: Path = Path("site"), root: Path = Path()) -> list[Path]:
     return [out / page.path for page in pages]
 
 
+def _judged(root: Path) -> tuple[Workspace, Cell]:
+    """The workspace, with its claims checked where that can be, and by what they stand, in words."""
+    locks = "only files, locks and parameters were compared: not the code of the stages, nor the history of a claim"
+    if not is_clone(root):
+        return Workspace(root), code(f"This site was made outside a git clone, where {locks}.")
+    try:
+        return Workspace(root, checked(root)), code("Verdicts are those of `reseed claims check` when this was made.")
+    except ReseedError as error:
+        return Workspace(root), code("`reseed claims check` could not look, so that ") + f"{locks}. It said: {error}"
+
+
 def _write(page: Page, html: str, out: Path) -> None:
     target, data = out / page.path, out / page.data_path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +133,7 @@ def _studies(workspace: Workspace, variant: Variant) -> str:
     return ", ".join(workspace.origin(f"{variant.folder}/stability.json").studies) or "none"
 
 
-def _index(workspace: Workspace, variants: list[Variant]) -> Page:
+def _index(workspace: Workspace, variants: list[Variant], by: Cell) -> Page:
     numbers = Numbers(workspace)
     lead = code(
         "Train a sparse autoencoder again from another seed: which latents come back, how much of that is chance, and "
@@ -142,10 +156,11 @@ def _index(workspace: Workspace, variants: list[Variant]) -> Page:
     table = Table("Registered claims and their verdicts", ["claim", "verdict", "because"], rows, kind="claims")
     note = code(
         "A claim is registered before its evidence. It is *supported* if every test holds, *not testable* if its "
-        "evidence lacks convergence, seeds or a null, and *not judged* where its stage has not run. A test holds if "
-        "the whole interval of a κ lies beyond its bound."
+        "evidence lacks convergence, seeds or a null, or if it must be judged again because the evidence, the verdict "
+        "or what is claimed is not what was judged, and *not judged* where its stage has not run. A test holds if the "
+        "whole interval of a κ lies beyond its bound. "
     )
-    sections = [Section("claims", "Claims", [Text(note), table])]
+    sections = [Section("claims", "Claims", [Text(note + by), table])]
     for subject in dict.fromkeys(v.subject for v in variants):
         chosen = [v for v in variants if v.subject == subject]
         sections.append(Section(f"subject-{subject}", f"Subject {subject}", [_overview(workspace, page, chosen)]))
@@ -158,15 +173,34 @@ def _verdict(numbers: Numbers, claim: Claim) -> Cell:
     badge = Markup('<span class="badge verdict {}">{}</span>').format(kind, claim.verdict)
     if not claim.content:
         return badge
-    standing = Markup(" (exploratory)") if claim.content.get("standing") == "exploratory" else Markup("")
+    standing = Markup(" (exploratory)") if claim.exploratory else Markup("")
+    if claim.standing.faults:  # the file may say something else
+        return badge + standing
     return numbers.mark(badge, claim.file, "verdict") + standing
 
 
 def _because(numbers: Numbers, claim: Claim) -> Cell:
     if not claim.content:
         return "Its stage has not run."
+    standing = claim.standing
+    above = [
+        *(f"To be judged again: {fault}" for fault in standing.faults),
+        *(f"exploratory: {why}" for why in standing.why_exploratory),
+    ]
+    if not above:
+        return _said(numbers, claim)
+    items = Markup("").join(Markup("<li>{}</li>").format(code(sentence)) for sentence in above)
+    html = Markup('<ul class="plain">{}</ul>').format(items)
+    if not standing.faults:
+        return html + _said(numbers, claim)
+    return html + Markup("<details><summary>What its file says</summary>{}</details>").format(_said(numbers, claim))
+
+
+def _said(numbers: Numbers, claim: Claim) -> Markup:
+    """What the verdict's file says of figures, gates and artefacts."""
     parts: list[Cell] = []
-    for i, test in enumerate(claim.content["tests"]):
+    tests, more = claim.content.get("tests", []), claim.content.get("reasons", [])
+    for i, test in enumerate(tests):
         figure = numbers.of(claim.file, "tests", i)
         of_arm = "κ of " if re.match(rf"({'|'.join(ARMS)})\b", test["figure"]) else ""
         parts.append(
@@ -175,8 +209,7 @@ def _because(numbers: Numbers, claim: Claim) -> Cell:
             )
         )
     # those after the tests in words, where the claim was testable, are the gates that it did not pass
-    more = claim.content["reasons"]
-    more = more if claim.verdict == NOT_TESTABLE else more[len(claim.content["tests"]) :]
+    more = more if claim.content.get("verdict") == NOT_TESTABLE else more[len(tests) :]
     parts += [Markup("<li>{}</li>").format(reason) for reason in more]
     html = Markup('<ul class="plain">{}</ul>').format(Markup("").join(parts))
     if gates := claim.content.get("gates"):
