@@ -29,11 +29,14 @@ class Navigated(Exception):
 
 
 class Browser:
-    """One tab. errors: of the console and uncaught; requests: the address of everything that it asked for."""
+    """One tab. errors: of the console and uncaught; requests: the address of everything that it asked for; failed: of
+    those that got no answer or one of 400 and above."""
 
     def __init__(self) -> None:
         self.errors: list[str] = []
         self.requests: list[str] = []
+        self.failed: list[str] = []
+        self._asked: dict[str, str] = {}
         self._loop = asyncio.new_event_loop()
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -41,7 +44,9 @@ class Browser:
     def __enter__(self) -> Browser:
         assert CHROMIUM is not None
         with ExitStack() as stack:
-            profile = Path(stack.enter_context(TemporaryDirectory(prefix="reseed-chromium-")))
+            # a child of the browser may still write there when it has ended
+            folder = TemporaryDirectory(prefix="reseed-chromium-", ignore_cleanup_errors=True)
+            profile = Path(stack.enter_context(folder))
             command = [
                 CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
                 "--no-first-run", "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
@@ -90,6 +95,11 @@ class Browser:
             said = content["params"]
             if content["method"] == "Network.requestWillBeSent":
                 self.requests.append(said["request"]["url"])
+                self._asked[said["requestId"]] = said["request"]["url"]
+            elif content["method"] == "Network.loadingFailed" and not said.get("canceled"):
+                self.failed.append(f"{self._asked.get(said['requestId'])}: {said['errorText']}")
+            elif content["method"] == "Network.responseReceived" and said["response"]["status"] >= 400:
+                self.failed.append(f"{said['response']['url']}: {said['response']['status']}")
             elif content["method"] == "Runtime.exceptionThrown":
                 self.errors.append(str(said["exceptionDetails"]))
             elif content["method"] == "Log.entryAdded" and said["entry"]["level"] == "error":
@@ -118,8 +128,12 @@ class Browser:
 
     def open(self, page: Path) -> None:
         """Open a file and wait until its charts are drawn."""
-        self.send("Page.navigate", url=page.resolve().as_uri())
-        self.wait(f"document.readyState == 'complete' && location.pathname.endsWith('{page.name}')")
+        self.visit(page.resolve().as_uri())
+
+    def visit(self, url: str) -> None:
+        """Open an address and wait until its charts are drawn."""
+        self.send("Page.navigate", url=url)
+        self.wait(f"document.readyState == 'complete' && location.href.endsWith('/{url.rpartition('/')[2]}')")
         self.wait("document.documentElement.dataset.drawn")
 
     def evaluate(self, expression: str) -> Any:
@@ -144,6 +158,10 @@ class Browser:
             text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
             self.send("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, text=text)
             self.send("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
+
+    def point(self, x: float, y: float) -> None:
+        """Move the mouse to a place in the window, and press nothing."""
+        self.send("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
 
     def tab_to(self, is_there: str, most: int = 200) -> None:
         """Press Tab until the expression, of the focused element `e`, is true."""

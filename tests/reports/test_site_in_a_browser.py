@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from reseed.artifacts import read_json
 from tests.reports.browser import CHROMIUM, Browser
@@ -70,9 +73,11 @@ def browser() -> Iterator[Browser]:
 def _no_error_and_nothing_but_files(browser: Browser) -> Iterator[None]:
     browser.errors.clear()
     browser.requests.clear()
+    browser.failed.clear()
     yield
     assert browser.errors == []
     assert browser.requests
+    assert browser.failed == []
     assert [url[:100] for url in browser.requests if not url.startswith(("file://", "data:"))] == []
 
 
@@ -156,6 +161,92 @@ def test_the_keyboard_reaches_the_content_and_the_origin_of_a_number(
     before = browser.evaluate(table)
     browser.press("Tab")
     assert browser.evaluate(f"{number}.closest('table')?.caption.textContent ?? ''") != before
+
+
+@pytest.mark.parametrize("width", [400, 1600])
+def test_the_mouse_over_a_number_shows_its_origin_beside_it(
+    width: int, project: Path, site: Path, browser: Browser
+) -> None:
+    browser.look(width, "light")
+    browser.open(site / PANEL)
+    box = "document.getElementById('origin')"
+    revision = read_json(project / "runs" / "stability@modular-topk-k4.json")["revision"]
+    assert browser.evaluate(f"{box}.hidden")
+    for key in ("trained/pw_mcc", "random_model/pw_mcc"):
+        over(browser, "document.querySelector('h1')")  # else the box of the last one lies over the next
+        browser.wait(f"{box}.hidden")
+        number = f"document.querySelector('td .num[data-key=\"{key}\"]')"
+        over(browser, number)
+        said = browser.wait(f"!{box}.hidden && {box}.innerText.includes('{key}') && {box}.innerText")
+        for part in (f"metrics/{WITH_TABLES}/stability.json", "stability@modular-topk-k4 (default)", revision[:12]):
+            assert part in said, said
+        assert browser.evaluate(f"{number}.getAttribute('aria-describedby')") == "origin"
+        assert browser.evaluate("document.activeElement == document.body")  # nothing was focused for it
+        # what a person sees: on top, whole, in the window, and not over the number that it is of
+        shown, own = (browser.evaluate(f"{one}.getBoundingClientRect().toJSON()") for one in (box, number))
+        assert 0 <= shown["left"] < shown["right"] <= width
+        assert 0 <= shown["top"] < shown["bottom"] <= 900
+        assert shown["top"] >= own["bottom"] or shown["bottom"] <= own["top"]
+        x, y = (shown["left"] + shown["right"]) / 2, (shown["top"] + shown["bottom"]) / 2
+        assert browser.evaluate(f"document.elementFromPoint({x}, {y}).closest('#origin') != null")
+    # it can be pointed at, to be copied, and goes with the mouse
+    browser.point(x, y)
+    assert not browser.evaluate(f"{box}.hidden")
+    over(browser, "document.querySelector('h1')")
+    browser.wait(f"{box}.hidden")
+    assert browser.evaluate("document.querySelector('[aria-describedby=origin]')") is None
+
+
+PLACES = """[...document.querySelectorAll("[data-chart], main .scroll:not(.list)")].map((place) => {
+  const closed = place.closest("details:not([open])"), box = closed ? { width: 0 } : place.getBoundingClientRect();
+  return [place.dataset.chart ?? "a table", box.left + scrollX, box.top + scrollY, box.width, box.height];
+}).filter(([, , , width, height]) => width && height)"""
+"""Each chart and each table that is open, where it lies on the page."""
+
+
+def painted(picture: Path, places: Sequence[tuple[str, float, float, float, float]]) -> dict[str, tuple[bool, bool]]:
+    """Of each place that the picture holds: whether there is something on its ground, and whether that has a hue."""
+    image = np.asarray(Image.open(picture).convert("RGB")).astype(int)
+    found = {}
+    for i, (name, left, top, width, height) in enumerate(places):
+        part = image[round(top) : round(top + height), round(left) : round(left + width)].reshape(-1, 3)
+        if len(part) < round(width - 2) * round(height - 2):
+            continue  # a picture ends at 8,000 pixels
+        ground, colours = colours_of(part)
+        marked = np.abs(part - ground).max(1) > 60
+        hued = part.max(1) - part.min(1) > 60
+        found[f"{i} {name}"] = bool(marked.mean() > 0.005 and colours >= 8), bool(hued.sum() >= 20)
+    return found
+
+
+def colours_of(pixels: Any) -> tuple[tuple[int, ...], int]:
+    """The most frequent colour, and how many there are."""
+    counts = np.bincount(pixels @ [1 << 16, 1 << 8, 1], minlength=1 << 24)
+    most = int(counts.argmax())
+    return (most >> 16, most >> 8 & 255, most & 255), int((counts > 0).sum())
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize("page", ["index.html", PANEL])
+def test_charts_and_tables_are_painted(
+    page: str, width: int, scheme: str, site: Path, browser: Browser, tmp_path: Path
+) -> None:
+    browser.look(width, scheme)
+    browser.open(site / page)
+    browser.picture(tmp_path / "page.png")
+    image = np.asarray(Image.open(tmp_path / "page.png").convert("RGB")).astype(int)
+    assert image.shape[1] == width
+    assert f"rgb{colours_of(image.reshape(-1, 3))[0]}" == GROUND[scheme]
+    found = painted(tmp_path / "page.png", browser.evaluate(PLACES))
+    charts = [name for name in found if "a table" not in name]
+    assert (len(found) > len(charts), len(charts) > 3) == (True, page == PANEL)
+    assert {name: one for name, one in found.items() if not one[0]} == {}
+    assert {name: found[name] for name in charts if not found[name][1]} == {}
+    # the same look at the same places sees when nothing is there
+    browser.evaluate("document.querySelectorAll('main svg, main canvas, main table').forEach(e => e.style.opacity = 0)")
+    browser.picture(tmp_path / "blank.png")
+    assert not any(one[0] for one in painted(tmp_path / "blank.png", browser.evaluate(PLACES)).values())
 
 
 def test_the_data_of_a_chart_open_as_a_table(project: Path, site: Path, browser: Browser) -> None:
@@ -288,6 +379,13 @@ def test_points_of_the_charts_choose_a_latent_and_a_variant(site: Path, browser:
     click(browser, "superposition-l0")
     browser.wait("location.pathname.endsWith('variants/superposition/even-topk-12.html')")
     browser.wait("document.documentElement.dataset.drawn")
+
+
+def over(browser: Browser, element: str) -> None:
+    """Move the mouse to the middle of an element, which is brought into the window."""
+    browser.evaluate(f"{element}.scrollIntoView({{ block: 'center', behavior: 'instant' }})")
+    box = browser.evaluate(f"{element}.getBoundingClientRect().toJSON()")
+    browser.point(box["x"] + min(box["width"] / 2, 20), box["y"] + box["height"] / 2)
 
 
 def click(browser: Browser, chart: str) -> None:
