@@ -14,11 +14,10 @@ INTRODUCTION = """\
 Two earlier systems published headline figures that were artefacts: HUSAI asked whether SAEs of several seeds agree,
 RL-Decoder-using-SAE-Features looked for reasoning in the latents of language models. Nobody lied, and nothing in their
 tooling could notice. Many of their documented faults are planted here, each in a small clean run, in its artefacts,
-parameters or code; the same attempt without the planted edit must succeed. Not all are: there is no exhibit of a gate
-on other text that is fed two equally bad numbers, of a routed or Matryoshka SAE loaded as a TopK one, of an ablation
-that ablates nothing, or of most faults that the second system admitted itself. `make faults` plants what is here and
-writes this page. The numbers are those of a review of the two systems. In messages, \u2026 stands for a hash and # for
-a fraction, which differ from machine to machine."""
+parameters or code; the same attempt without the planted edit must succeed. Not all are: there is no exhibit of a
+routed or Matryoshka SAE loaded as a TopK one, of an ablation that ablates nothing, or of most faults that the second
+system admitted itself. `make faults` plants what is here and writes this page. The numbers are those of a review of the
+two systems. In messages, \u2026 stands for a hash and # for a fraction, which differ from machine to machine."""
 
 
 def metrics(faults: Sequence[Fault], outcomes: Mapping[str, Outcome], verdicts: Mapping[str, str]) -> dict[str, Any]:
