@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -215,17 +216,29 @@ def test_causal_tests_count_what_passes_beside_the_strongest_control_and_null_sa
     passed, _, edits = section(studies.page(tmp_path), "Causal tests").partition("\n| SAE | slope |")
     # half width of a mean of five seeds 0.01 apart: t(4) * sqrt(0.00025 / 5) = 2.776 * 0.00707 = 0.0196
     assert line(passed, "| modular/`topk-k4` |") == (
-        "| modular/`topk-k4` | 2 | 1 | 1 | 1.250 [1.230, 1.270] (principal component -0.900) | "
-        "1.250 [1.230, 1.270] (soft-frozen SAE -0.700) | 1 | 0 | 0 | 1 |"
+        "| modular/`topk-k4` | 2 | 1 | 1 | 0.000 | 1.250 [1.230, 1.270] (principal component -0.900) | "
+        "1.250 [1.230, 1.270] (soft-frozen SAE -0.700) | 1 | 0 | 0 | 1 | 0 | 0 |"
     )
     assert line(edits, "| modular/`topk-k4` |") == (
         "| modular/`topk-k4` | 0.625 [0.625, 0.625] | 0.031 [0.031, 0.031] | 1.000 [1.000, 1.000] | "
         "0.625 [0.625, 0.625] |  |  |"
     )
     untold = {"judged": 0, "passed": 0, "untold": {"a": {}, "b": {}}, "null_saes": dict.fromkeys(
-        ("latent", *protocol.NULL_SAES), 0)}  # fmt: skip
+        ("latent", *protocol.NULL_SAES), 0), "references": dict.fromkeys(protocol.REFERENCES, 0)}  # fmt: skip
     write_json(tmp_path / "metrics/modular/blind/causal.json", untold)
-    assert "| modular/`blind` | 0 | 0 | 2 |  |  | 0 | 0 | 0 | 0 |" in studies.page(tmp_path)
+    assert "| modular/`blind` | 0 | 0 | 2 |  |  |  | 0 | 0 | 0 | 0 | 0 | 0 |" in studies.page(tmp_path)
+
+
+def test_edits_of_exact_states_stand_beside_another_row(tmp_path: Path) -> None:
+    planted_truth(tmp_path / "metrics")
+    path = tmp_path / "metrics/stack/made-up/truth.json"
+    edits: dict[str, Any] = {"causal_tests": 0}
+    for name, value, null in (("reached", 0.5, 0.0625), ("spared", 0.96875, 0.9375)):
+        edits[name] = {"value": value, "low": value - 0.03125, "high": value + 0.03125, "nulls": {"shuffled": null}}
+    write_json(path, read_json(path) | {"edits": edits})
+    assert line(studies.page(tmp_path).partition("### Edits of exact states")[2], "| stack/`made-up` |") == (
+        "| stack/`made-up` | 0.500 [0.469, 0.531] | 0.062 | 0.969 [0.938, 1.000] | 0.938 |"
+    )
 
 
 def test_p_correct_stands_with_its_skills_and_the_detector_with_its_false_alarms(tmp_path: Path) -> None:

@@ -72,9 +72,15 @@ CAUSAL = """
 Latents are edited and the state is read behind the edit. What counts is how many concepts *passed*: the effect of
 their latents is beyond every control at equal norm and at equal KL divergence of the output, after Holm's correction.
 *Untold* concepts no read-out tells from unedited rows; they are not judged. Effects are log-odds, means over concepts,
-beside the control of the largest. Last, the passes at equal norm alone, beyond the controls that are no SAEs: of the
-SAE, and of null SAEs, whose passes are no evidence. As predicted: slope 1 and calibration error 0; specificity is 0.5
+beside the control of the largest; their mean effect has a p of its own, since few seeds let no single concept pass.
+Last, the passes at equal norm alone, beyond the controls that are no SAEs: of the SAE, of null SAEs, whose passes are
+no evidence, and of directions found with the labels. As predicted: slope 1 and calibration error 0; specificity is 0.5
 where all concepts move alike ([causal.md](causal.md)).
+"""
+EXACT = """
+No causal tests: a row that is a state itself has no model behind it. The best latent of a concept is clamped where the
+concept is false: the share of rows that then show it, and of the other variables' states that stay, beside the same
+amount along another row of the decoder ([truth.md](truth.md#worlds-with-states)).
 """
 RELIABILITY = """
 What stability says about the correctness of a latent, on families of worlds that the model never saw: only the skill
@@ -157,6 +163,8 @@ def correctness(metrics: Path) -> str:
             parts.append(f"\n### Scores: {subject}\n\n{_scores(of)}")
     if edited := {_named(path): read_json(path) for path in sorted(metrics.glob("*/*/causal.json"))}:
         parts.append(f"\n## Causal tests\n{CAUSAL}\n{_causal(edited)}")
+    if exact := {name: one for name, one in known.items() if "edits" in one}:
+        parts.append(f"\n### Edits of exact states\n{EXACT}\n{_exact(exact)}")
     if fitted := sorted(metrics.glob("reliability/*.json")):
         parts.append(f"\n## P(correct) and the detector\n{RELIABILITY}")
         parts += [f"\n### {path.stem}\n\n{_reliability(read_json(path))}" for path in fitted]
@@ -274,15 +282,26 @@ def _causal(edited: dict[str, dict[str, Any]]) -> str:
                 effects.append(f"{interval(found['latent'])} ({beside})")
             else:
                 effects.append("")
-        alone = (f"{one['null_saes'][which]}" for which in ("latent", *truth.NULL_SAES))
-        passed.append([name, f"{one['judged']}", f"{one['passed']}", f"{len(one['untold'])}", *effects, *alone])
+        alone = [one["null_saes"][which] for which in ("latent", *truth.NULL_SAES)]
+        alone += [one["references"][which] for which in truth.SUPERVISED]
+        of_mean = f"{mean['p']:.3f}" if mean else ""
+        counts = [one["judged"], one["passed"], len(one["untold"])]
+        passed.append([name, *map(str, counts), of_mean, *effects, *map(str, alone)])
         edits.append([name, *(interval(mean[figure]) if figure in mean else "" for figure in truth.EDITS)])
     header = [
-        "SAE", "judged", "passed", "untold", "effect at equal norm (strongest control)",
+        "SAE", "judged", "passed", "untold", "p of the mean effect", "effect at equal norm (strongest control)",
         "at equal KL (strongest control)", "passes at equal norm alone",
-        *(truth.CONTROLS[which] for which in truth.NULL_SAES),
+        *(truth.CONTROLS[which] for which in truth.NULL_SAES), *truth.SUPERVISED.values(),
     ]  # fmt: skip
     return f"{_table(header, passed)}\n{_table(['SAE', *truth.EDITS.values()], edits)}"
+
+
+def _exact(known: dict[str, dict[str, Any]]) -> str:
+    rows = []
+    for name, one in known.items():
+        found = [one["edits"][figure] for figure in ("reached", "spared")]
+        rows.append([name, *(text for one in found for text in (interval(one), f"{one['nulls']['shuffled']:.3f}"))])
+    return _table(["SAE", "reached", "another row", "spared", "another row"], rows)
 
 
 def _reliability(content: dict[str, Any]) -> str:
