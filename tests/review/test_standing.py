@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -21,18 +20,6 @@ from tests.sweeps.toy import git
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return project.make(tmp_path_factory.mktemp("standing") / "project")
-
-
-@pytest.fixture
-def clone(made: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "project"
-    subprocess.run(["cp", "-a", made, folder], check=True)
-    return folder
-
-
 def said(root: Path) -> tuple[str, str, str]:
     """Verdict and reasons of the claim on the site, and by what they stand."""
     workspace, by = _judged(root)
@@ -43,62 +30,62 @@ def said(root: Path) -> tuple[str, str, str]:
     return Markup(verdict).striptags(), Markup(reasons).striptags(), Markup(note.html).striptags()
 
 
-def test_a_clone_is_checked_and_a_folder_of_it_or_without_git_is_not(clone: Path) -> None:
-    assert is_clone(clone)
-    assert not is_clone(clone / "src")
-    verdict, reasons, by = said(clone)
+def test_a_clone_is_checked_and_a_folder_of_it_or_without_git_is_not(branch: Path) -> None:
+    assert is_clone(branch)
+    assert not is_clone(branch / "src")
+    verdict, reasons, by = said(branch)
     assert (verdict, "To be judged again" in reasons) == ("supported", False)
     assert by.endswith("Verdicts are those of reseed claims check when this was made.")
-    assert "| **supported** |" in readme.claims("claims.yaml", clone, checked(clone))
-    shutil.rmtree(clone / ".git")
-    assert not is_clone(clone)
-    verdict, _, by = said(clone)
+    assert "| **supported** |" in readme.claims("claims.yaml", branch, checked(branch))
+    shutil.rmtree(branch / ".git")
+    assert not is_clone(branch)
+    verdict, _, by = said(branch)
     assert verdict == "supported"
     assert "made outside a git clone, where only files, locks and parameters were compared" in by
 
 
-def test_a_bound_that_was_moved_after_its_evidence_is_no_confirmation(clone: Path) -> None:
-    project.edit(clone, "claims.yaml", f"claims/{CLAIM}/tests/0/above", 0.3)
-    project.rerun(clone, "a lower bound, judged again")
-    verdict, reasons, _ = said(clone)
+def test_a_bound_that_was_moved_after_its_evidence_is_no_confirmation(branch: Path) -> None:
+    project.edit(branch, "claims.yaml", f"claims/{CLAIM}/tests/0/above", 0.3)
+    project.rerun(branch, "a lower bound, judged again")
+    verdict, reasons, _ = said(branch)
     assert verdict == "not testable (exploratory)"
     assert reasons.startswith(
         f"To be judged again: claims.yaml: claims.{CLAIM}: found standing 'confirmatory', allowed"
     )
     with pytest.raises(ReseedError, match=rf"claims\.{CLAIM} may not stand in the README: .*found standing 'confirm"):
-        readme.claims("claims.yaml", clone, checked(clone))
+        readme.claims("claims.yaml", branch, checked(branch))
     # once it says so itself, it is supported as what it is
-    project.edit(clone, "claims.yaml", f"claims/{CLAIM}/standing", "exploratory")
-    project.rerun(clone, "exploratory")
-    verdict, reasons, _ = said(clone)
+    project.edit(branch, "claims.yaml", f"claims/{CLAIM}/standing", "exploratory")
+    project.rerun(branch, "exploratory")
+    verdict, reasons, _ = said(branch)
     assert verdict == "supported (exploratory)"
     assert reasons.startswith("exploratory: what it asks for was changed in ")
-    assert "| **supported** (exploratory) |" in readme.claims("claims.yaml", clone, checked(clone))
+    assert "| **supported** (exploratory) |" in readme.claims("claims.yaml", branch, checked(branch))
 
 
-def test_a_claim_on_code_that_changed_since_is_to_be_judged_again(clone: Path) -> None:
-    stage = clone / "stages" / "score.py"
+def test_a_claim_on_code_that_changed_since_is_to_be_judged_again(branch: Path) -> None:
+    stage = branch / "stages" / "score.py"
     stage.write_text(stage.read_text().replace("value - 0.01", "value - 0.02"))
-    project.commit(clone, "another score")
-    verdict, reasons, _ = said(clone)
+    project.commit(branch, "another score")
+    verdict, reasons, _ = said(branch)
     assert verdict == "not testable"
     assert "stages behind it are stale (code stages/score.py" in reasons
 
 
-def test_an_edit_that_dvc_commit_covers_is_seen_by_the_command_that_writes_the_readme(clone: Path) -> None:
-    (clone / FIRST).write_text((clone / FIRST).read_text().replace("0.8,", "0.95,"))
-    project.dvc_ok(clone, "commit", "--force", "score@topk-k4")
-    project.repro(clone)
-    project.commit(clone, "a better number")
-    assert said(clone)[0] == "not testable"
+def test_an_edit_that_dvc_commit_covers_is_seen_by_the_command_that_writes_the_readme(branch: Path) -> None:
+    (branch / FIRST).write_text((branch / FIRST).read_text().replace("0.8,", "0.95,"))
+    project.dvc_ok(branch, "commit", "--force", "score@topk-k4")
+    project.repro(branch)
+    project.commit(branch, "a better number")
+    assert said(branch)[0] == "not testable"
     with pytest.raises(
         ReseedError, match=r"topk-k4/stability\.json: its lock says that score@topk-k4 made it, and the"
     ):
-        readme.claims("claims.yaml", clone, checked(clone))
+        readme.claims("claims.yaml", branch, checked(branch))
 
 
-def test_a_shallow_clone_says_that_its_history_was_not_looked_at(clone: Path, tmp_path: Path) -> None:
-    git(tmp_path, "clone", "-q", "--depth", "1", clone.resolve().as_uri(), "shallow")
+def test_a_shallow_clone_says_that_its_history_was_not_looked_at(branch: Path, tmp_path: Path) -> None:
+    git(tmp_path, "clone", "-q", "--depth", "1", branch.resolve().as_uri(), "shallow")
     verdict, _, by = said(tmp_path / "shallow")
     assert verdict == "supported"
     assert "reseed claims check could not look, so that only files, locks and parameters were compared" in by
