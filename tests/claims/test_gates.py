@@ -110,6 +110,32 @@ def test_a_null_fails_for_its_own_reason(name: str, change: Callable[[Case], Cas
     assert reason in ruling.reason
 
 
+def truth(margin: float, figure_name: str = "correct") -> dict[str, Any]:
+    return {"figures": {figure_name: figure(0.5) | {"margin": figure(margin) | {"over": "untrained"}}}}
+
+
+def test_where_states_are_known_the_figure_must_exceed_its_strictest_null() -> None:
+    """Of a claim on agreement the share of correct latents, of a claim on a figure of truth.json that figure."""
+    assert rule("correctness", case({"truth": truth(0.2)})).outcome == "passed"
+    refused = rule("correctness", case({"truth": truth(-0.1)}))
+    assert refused.outcome == "failed"
+    assert refused.reason == (
+        "truth: correct less that of its strictest null (untrained): -0.100 [-0.110, -0.090], to be above 0"
+    )
+    about = claim(
+        {"above": 0}, pairs=(PAIR,), files=(f"metrics/{PAIR}/truth.json",), statistic=None, unit="fraction",
+        metric="truth:figures/coverage",
+    )  # fmt: skip
+    for margin, outcome in ((0.2, "passed"), (0.0, "failed")):
+        good = case({"truth": truth(margin, "coverage")}, claim=about)
+        assert rule("correctness", good).outcome == outcome
+    lacking = rule("correctness", case({"truth": truth(0.2)}, claim=about))
+    assert (lacking.outcome, lacking.reason) == (
+        "not testable",
+        f"metrics/{PAIR}/truth.json: it has no figures/coverage/margin: the figure stands beside no null",
+    )
+
+
 def test_two_bad_numbers_are_no_small_difference_out_of_distribution() -> None:
     """As bad out of distribution as an untrained SAE, whatever share of a small gain is kept."""
     ruling = rule("ood", case({"ood": {"retained": figure(0.99), "over_null": figure(0.0)}}))

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from reseed import ReseedError
+from reseed.claims import judge as module
 from reseed.claims.judge import judge
 from tests.claims.builders import (
     ABOVE_CONTROL,
@@ -143,6 +144,28 @@ def test_a_verdict_that_flips_when_dead_latents_count_is_not_testable() -> None:
     assert verdict["reasons"] == [
         f"{', '.join(PAIRS)}: alive: trained, modular/topk-k16: holds over alive latents, refuted over all"
     ]
+
+
+def test_the_gate_on_dead_latents_must_tell_its_null_from_its_positive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over each seed set and over a slope, of a bound that holds and of one that does not."""
+    about = [
+        claim(ABOVE_NULL),
+        claim({"figure": "trained - random_model", "over": "each", "above": 0}),
+        claim({"figure": "trained", "over": "log2_k", "below": 0}),
+        claim({"figure": "trained", "over": "log2_k", "above": 0}),
+    ]
+    for one in about:
+        (alive,) = (gate for gate in judge(one, evidence(), OPTIONS)["gates"] if gate["gate"] == "alive")
+        assert (alive["outcome"], alive["reason"]) == ("passed", "no outcome changes when dead latents are counted")
+    for blind, reason in (
+        ("", "the gate passes a planted null"),
+        ("always", "the gate does not pass a planted positive"),
+    ):
+        monkeypatch.setattr(module, "_flipped", lambda *_, said=blind: said)
+        for one in about:
+            verdict = judge(one, evidence(), OPTIONS)
+            assert verdict["verdict"] == "not testable"
+            assert reason in verdict["reasons"][0], verdict["reasons"]
 
 
 def test_a_quarantined_subject_is_no_evidence() -> None:

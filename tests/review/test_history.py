@@ -53,6 +53,36 @@ def test_settings_of_a_seed_set_are_counted_once_each(repository: Path) -> None:
     assert len(History(repository).tried(PAIR)) == 3
 
 
+def test_what_a_seed_set_was_made_from_counts_as_a_setting(tmp_path: Path) -> None:
+    def chain(vocabulary: int = 50, layer: int = 1, checkpoint_every: int = 100, other: int = 0) -> str:
+        stages = {
+            "synthesise@toy": ({"data": {"vocabulary": vocabulary}}, ["src"], "data/toy/tokens"),
+            "capture@toy": ({"capture": {"layer": layer}}, ["data/toy/tokens/train.parquet"], "data/toy/rows"),
+            "train@toy": ({"sae": {"lr": 1, "checkpoint_every": checkpoint_every}}, ["data/toy"], "models/toy"),
+            "stability@toy": ({"sae": {"lr": 1}}, ["models/toy"], f"metrics/{PAIR}/stability.json"),
+            "synthesise@other": ({"data": {"vocabulary": other}}, ["src"], "data/other/tokens"),
+        }
+        return yaml.safe_dump(
+            {
+                "stages": {
+                    name: {
+                        "cmd": "x", "params": {f"subjects/{name.partition('@')[2]}.yaml": params},
+                        "deps": [{"path": path} for path in deps], "outs": [{"path": out}],
+                    }
+                    for name, (params, deps, out) in stages.items()
+                }
+            }
+        )  # fmt: skip
+
+    git(tmp_path, "init", "-q", "-b", "main")
+    for number, text in enumerate((chain(), chain(other=1), chain(checkpoint_every=7))):
+        commit(tmp_path, {"dvc.lock": text})
+        assert len(History(tmp_path).tried(PAIR)) == 1, number  # of another subject, and how often it is saved
+    for number, text in enumerate((chain(vocabulary=60), chain(vocabulary=60, layer=2), chain()), 2):
+        commit(tmp_path, {"dvc.lock": text})
+        assert len(History(tmp_path).tried(PAIR)) == min(number, 3)  # the last stood there before
+
+
 def test_an_experiment_that_was_run_counts(repository: Path) -> None:
     head = git(repository, "rev-parse", "HEAD").strip()
     git(repository, "switch", "-q", "--detach")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy import stats
 from typer.testing import CliRunner, Result
@@ -15,6 +17,7 @@ from reseed.claims import registry
 from reseed.claims.registry import ALWAYS, load_claim
 from reseed.cli import app
 from reseed.review.register import power, register
+from tests.claims.builders import stability
 from tests.conftest import ROOT
 from tests.sweeps.toy import git
 
@@ -63,6 +66,58 @@ def test_power_is_that_of_the_t_interval_and_of_all_relabellings() -> None:
     assert found.detectable == pytest.approx(0.02 * found.in_errors)
     assert found.attainable_p == pytest.approx(0.008, abs=1e-4)
     assert power(3, 0.95).attainable_p == 0.1
+
+
+def test_power_is_of_the_figure_that_is_asked_for(checkout: Path) -> None:
+    """An arm, a difference of arms with seeds in common, a slope, a metric: each with the error of its own."""
+    content = stability({"trained": 0.9, "random_model": 0.6}, spread=0.01, apart=2)
+    factor, deleted = stats.t.ppf(0.975, 4) + stats.t.ppf(0.8, 4), np.linspace(-0.01, 0.01, 5)
+    truth = {"figures": {"coverage": {"value": 0.5, "low": 0.5 - 0.2, "high": 0.5 + 0.2}}}
+    for pair in ("modular/topk-k4", "modular/topk-k16"):
+        (folder := checkout / "metrics" / pair).mkdir(parents=True)
+        (folder / "stability.json").write_text(json.dumps(content))  # in the workspace, not committed
+        (folder / "truth.json").write_text(json.dumps(truth))
+
+    def error(values: np.ndarray) -> float:
+        return float(np.sqrt(4 / 5 * np.sum((values - values.mean()) ** 2)))
+
+    def found(name: str, **change: Any) -> float | None:
+        asked = {key: value for key, value in (ASKED | change).items() if value is not None}
+        return register(checkout, "claims.yaml", name, asked).detectable
+
+    alone, apart = error(deleted), error(deleted - np.roll(deleted, 2))
+    assert found("a") == pytest.approx(factor * alone)
+    difference = {"figure": "trained - random_model", "over": "each", "above": 0}
+    assert found("b", tests=[difference]) == pytest.approx(factor * apart)
+    over = {"modular/topk-k4": {"k": 4}, "modular/topk-k8": {"k": 8}, "modular/topk-k16": {"k": 16}}
+    slope = {"figure": "trained", "over": "log2_k", "below": 0}
+    assert found("c", tests=[slope], speaks_of=over) == pytest.approx(factor * alone / np.sqrt(2))  # log2 k = 2, 3, 4
+    metric = {"statistic": None, "metric": "truth:figures/coverage", "tests": [{"above": 0.1}]}
+    assert found("d", **metric) == pytest.approx(factor * 0.2 / stats.t.ppf(0.975, 4))
+    assert found("e", statistic="mean_max_cos") is None  # nothing here has it
+
+
+def test_a_claim_whose_evidence_is_committed_already_is_exploratory(checkout: Path) -> None:
+    path = "metrics/modular/topk-k8/stability.json"
+    (checkout / path).parent.mkdir(parents=True)
+    (checkout / path).write_text("{}")
+    assert "k8-agrees is written down; commit it before" in registers(checkout, "k8-agrees", *OF, "--above", "0").stdout
+    git(checkout, "add", path)
+    git(checkout, "commit", "-qm", "evidence")
+    done = registers(checkout, "k8-known", *OF, "--above", "0")
+    assert f"k8-known is written down as exploratory: its evidence {path} is committed already.\n" in done.stdout
+    standings = [load_claim(checkout / "claims.yaml", name).standing for name in ("k8-agrees", "k8-known")]
+    assert standings == ["confirmatory", "exploratory"]
+
+
+def test_what_a_gate_reads_is_among_the_evidence(checkout: Path) -> None:
+    of = {"superposition/known-12": {"k": 12}}
+    register(checkout, "claims.yaml", "found", ASKED | {"speaks_of": of, "gates": [*ALWAYS, "correctness"]})
+    assert load_claim(checkout / "claims.yaml", "found").sources == (
+        "metrics/superposition/known-12/stability.json", "metrics/superposition/known-12/truth.json",
+    )  # fmt: skip
+    with pytest.raises(ReseedError, match=r"claims\.out: gates: found 'ood' for modular/topk-k8, allowed for no seed"):
+        register(checkout, "claims.yaml", "out", ASKED | {"gates": [*ALWAYS, "ood"]})
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from scipy.stats import t
@@ -110,8 +110,3 @@ def planted_kappa(content: Content, statistic: str, value: float, arm: str = TRA
             one["kappa"] = value
             one["kappa_deleted"] = [deleted + shift for deleted in one["kappa_deleted"]]
     return changed
-
-
-def shifted(figure: Estimate, value: float) -> Estimate:
-    """The figure with another value and the same spread."""
-    return replace(figure, value=value, deleted=tuple(deleted + value - figure.value for deleted in figure.deleted))

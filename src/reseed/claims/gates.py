@@ -369,22 +369,39 @@ def _transcoder_at(value: float) -> Plant:
 
 
 def _correctness(case: Case) -> tuple[str, str]:
+    """Against the truth of its subject: known features, or a figure of truth.json beyond its strictest null."""
+    options, units = case.options.stability, int(case.stability["seeds"])
+    if "truth" in case.files:
+        content, where, path = case.files["truth"], case.where("truth"), _margin(case)
+        if not has(content, path):
+            return NOT_TESTABLE, f"{where}: it has no {path}: the figure stands beside no null"
+        margin = bounds(content, path, where, units, options.confidence)
+        figure, over = path.split("/")[1], at(content, f"{path}/over", where)
+        return _beyond(margin, 0, case, f"truth: {figure} less that of its strictest null ({over})")
     if not has(case.stability, f"{TRAINED}/recovery/gt_mcc"):
         return NOT_TESTABLE, f"{case.where('stability')}: the features of this subject are not known"
-    options = case.options.stability
     found = bounds(
-        case.stability, f"{TRAINED}/recovery/gt_mcc", case.where("stability"), int(case.stability["seeds"]),
-        options.confidence,
+        case.stability, f"{TRAINED}/recovery/gt_mcc", case.where("stability"), units, options.confidence
     )  # fmt: skip
     return _beyond(found, options.correctness.correct_gt_mcc, case, "gt_mcc, similarity to the true features")
 
 
+def _margin(case: Case) -> str:
+    """Where truth.json has the margin of the figure that the claim bounds, or else of the share of correct latents."""
+    kind, _, path = (case.claim.metric or "").partition(":")
+    return f"figures/{path.split('/')[1] if kind == 'truth' and '/' in path else 'correct'}/margin"
+
+
 def _truth_at_null(case: Case) -> Case:
+    if "truth" in case.files:
+        return case.with_file("truth", planted(case.files["truth"], _margin(case), 0.0))
     null = float(at(case.stability, f"{TRAINED}/recovery/gt_mcc/null", case.where("stability")))
     return case.with_file("stability", planted(case.stability, f"{TRAINED}/recovery/gt_mcc", null))
 
 
 def _truth_found(case: Case) -> Case:
+    if "truth" in case.files:
+        return case.with_file("truth", planted(case.files["truth"], _margin(case), FAR))
     return case.with_file("stability", planted(case.stability, f"{TRAINED}/recovery/gt_mcc", 1.0))
 
 
@@ -402,4 +419,4 @@ GATES: dict[str, Gate] = {
     "transcoder": Gate(_transcoder, _transcoder_at(0.0), _transcoder_at(-FAR), True),
     "correctness": Gate(_correctness, _truth_at_null, _truth_found, True),
 }
-"""Every gate that looks at one seed set; `alive` looks at the tests of the claim and is the judge's."""
+"""Every gate that looks at one seed set; `alive` looks at the tests of the claim and is the judge's, with its null."""

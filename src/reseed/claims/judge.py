@@ -31,7 +31,7 @@ def judge(claim: Claim, evidence: Mapping[str, Content], options: Options) -> di
         return _verdict(NOT_TESTABLE, obstacles, [], [], cases)
     rulings = [rule(name, case) for name in GATES if name in claim.gates for case in cases]
     tests = _outcomes(claim, cases, "alive")
-    rulings += _alive(claim, tests, _outcomes(claim, cases, "all"))
+    rulings.append(_alive(claim, cases, tests))
     closed = [ruling for ruling in rulings if ruling.outcome != PASSED]
     invalid = [ruling for ruling in closed if ruling.outcome != FAILED or not _substantial(ruling.gate)]
     if invalid:
@@ -148,19 +148,55 @@ def _substantial(gate: str) -> bool:
     return gate in GATES and GATES[gate].substantial
 
 
-def _alive(claim: Claim, tests: list[Content], over_all: list[Content]) -> list[Ruling]:
-    """The gate `alive`: no outcome changes when dead latents are counted too."""
-    flipped = [
+def _alive(claim: Claim, cases: list[Case], tests: list[Content]) -> Ruling:
+    """The gate `alive`: no outcome changes when dead latents are counted too.
+
+    Its null is agreement over all latents that puts the first figure on the other side of its bound, its positive
+    agreement over all latents that is that over the alive ones.
+    """
+    of = ", ".join(claim.speaks_of)
+    if claim.metric is not None:
+        return Ruling("alive", of, PASSED, "the figure is not one over latents")
+    if not _flipped(tests, _outcomes(claim, _counted(claim, cases, _other_side(claim.tests[0], tests[0])), "all")):
+        return Ruling("alive", of, NOT_TESTABLE, "the gate passes a planted null")
+    if flipped := _flipped(tests, _outcomes(claim, _counted(claim, cases, 0.0), "all")):
+        return Ruling("alive", of, NOT_TESTABLE, f"the gate does not pass a planted positive ({flipped})")
+    if flipped := _flipped(tests, _outcomes(claim, cases, "all")):
+        return Ruling("alive", of, FAILED, flipped)
+    return Ruling("alive", of, PASSED, "no outcome changes when dead latents are counted")
+
+
+def _flipped(tests: list[Content], over_all: list[Content]) -> str:
+    """The figures whose outcome over all latents is another one, in words."""
+    return "; ".join(
         f"{outcome['figure']}: {outcome['outcome']} over alive latents, {other['outcome']} over all"
         for outcome, other in zip(tests, over_all, strict=True)
         if (outcome["outcome"] == "holds") != (other["outcome"] == "holds")
-    ]
-    of = ", ".join(claim.speaks_of)
-    if flipped:
-        return [Ruling("alive", of, FAILED, "; ".join(flipped))]
-    if claim.metric is not None:
-        return [Ruling("alive", of, PASSED, "the figure is not one over latents")]
-    return [Ruling("alive", of, PASSED, "no outcome changes when dead latents are counted")]
+    )
+
+
+def _other_side(test: Test, outcome: Content) -> float:
+    """What takes the whole interval of a figure to the other side of its bound, by more than its width."""
+    bound, sign = (test.above, 1) if test.above is not None else (test.below, -1)
+    assert bound is not None
+    beyond = 1 + outcome["high"] - outcome["low"]
+    return float(bound - outcome["value"] - (1 if outcome["outcome"] == "holds" else -1) * sign * beyond)
+
+
+def _counted(claim: Claim, cases: list[Case], by: float) -> list[Case]:
+    """The cases with the kappas over alive latents as those over all of them; the first figure moved by `by`."""
+    test = claim.tests[0]
+    found = []
+    for case in cases:
+        step = by if test.over == "each" else by * float(np.log2(float(claim.speaks_of[case.pair]["k"])))
+        records = [one for one in case.stability["records"] if one["latents"] == "alive" and "kappa" in one]
+        counted = [_moved(one, step if one["arm"] == test.arms[0] else 0.0) | {"latents": "all"} for one in records]
+        found.append(case.with_file("stability", case.stability | {"records": records + counted}))
+    return found
+
+
+def _moved(record: Content, by: float) -> Content:
+    return record | {"kappa": record["kappa"] + by, "kappa_deleted": [one + by for one in record["kappa_deleted"]]}
 
 
 def _outcomes(claim: Claim, cases: list[Case], latents: str) -> list[Content]:

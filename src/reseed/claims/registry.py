@@ -16,7 +16,7 @@ GateName = Literal[
     "converged", "alive", "held_out", "between_groups", "multiplicity",
     "random_dictionary", "random_model", "gaussian", "frozen_decoder", "benchmark", "ood", "transcoder", "correctness",
 ]  # fmt: skip
-Unit = Literal["kappa", "cosine", "correlation", "fraction", "accuracy", "nats", "latents", "score"]
+Unit = Literal["kappa", "cosine", "correlation", "fraction", "accuracy", "nats", "latents", "concepts", "score"]
 UNITS: dict[str, Unit] = {
     **dict.fromkeys(("pw_mcc", "mean_max_cos", "gt_mcc", "cosine_to_init", "encoder_decoder_cosine"), "cosine"),
     **dict.fromkeys(("shared_fraction", "alive_fraction", "explained_variance", "reappear_always"), "fraction"),
@@ -25,7 +25,15 @@ UNITS: dict[str, Unit] = {
     **dict.fromkeys(
         ("worst_value", "worst_part", "steps", "outside_steps", "numbers", "words", "early", "late"), "fraction"
     ),
-    **dict.fromkeys(("relabelling",), "correlation"),
+    **dict.fromkeys(("coverage", "purity", "enrichment", "monosemanticity", "correct", "fidelity"), "fraction"),
+    **dict.fromkeys(("absorption", "planes", "fourier_r2", "precision", "uniqueness", "l0_over_d_in"), "fraction"),
+    **dict.fromkeys(("detection_rate", "false_alarm_rate", "accuracy_kept", "monotone"), "fraction"),
+    **dict.fromkeys(("f1_best_2", "f1_best_5", "brier", "ece"), "score"),
+    **dict.fromkeys(("absorbed_concepts", "split_concepts"), "concepts"),
+    "plane_cosine": "cosine",
+    "latents_per_concept": "latents",
+    "accuracy": "accuracy",
+    **dict.fromkeys(("relabelling", "correlation"), "correlation"),
     **dict.fromkeys(("ce_loss_score", "kl_div_score", "model_behavior_preservation.kl_div_score"), "score"),
     **dict.fromkeys(("model_performance_preservation.ce_loss_score",), "score"),
     **dict.fromkeys(("reconstruction_quality.explained_variance",), "fraction"),
@@ -33,7 +41,7 @@ UNITS: dict[str, Unit] = {
     **dict.fromkeys(("ce_loss_with_sae", "loss"), "nats"),
     **dict.fromkeys(("l0", "decoder_dimension"), "latents"),
 }
-"""The unit of a figure, by the last name of its path."""
+"""The unit of a figure, by the last name of its path; a margin over its nulls has the unit of its figure."""
 ALWAYS: tuple[GateName, ...] = ("converged", "alive", "held_out", "between_groups", "multiplicity")
 """The gates of every claim; they are written in it so that its reader sees them."""
 SLOTS = 8
@@ -167,7 +175,7 @@ class Registry(Strict):
 
 def unit_of(metric: str) -> Unit:
     """The unit of a metric path; raises ValueError for one whose unit is not known."""
-    name = metric.rpartition("/")[2].rpartition(":")[2]
+    name = metric.removesuffix("/margin").rpartition("/")[2].rpartition(":")[2]
     if name not in UNITS:
         raise ValueError(f"a metric whose unit is known ({', '.join(sorted(UNITS))})")
     return UNITS[name]

@@ -177,8 +177,13 @@ def add(
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from error
     here = "" if power.detectable is None else f", about {power.detectable:.3g} by the errors of the seed sets here"
+    standing = (
+        f"is written down as exploratory: its evidence {power.known} is committed already"
+        if power.known
+        else "is written down; commit it before its evidence"
+    )
     print(
-        f"{file}: {name} is written down; commit it before its evidence.\n"
+        f"{file}: {name} {standing}.\n"
         f"With {power.seeds} seeds and intervals at {100 * power.confidence:.4g} %, it can tell a distance from its "
         f"bound of {power.in_errors:.2f} standard errors{here}, four times out of five;\n"
         f"the smallest p that {power.seeds} seeds against {power.seeds} can reach is {power.attainable_p:.2g}."

@@ -18,6 +18,10 @@ from reseed.sweeps import locks
 from reseed.sweeps.parameters import value_of
 
 LEDGER = Path("runs/ledger.jsonl")
+CHOICES = ("variants", "train", "sae", "data", "model", "capture")
+"""The sections of parameters in which a setting could have been chosen otherwise."""
+PACE = ("checkpoint_every",)
+"""Parameters that change no figure: a training that goes on from a checkpoint ends as it would have."""
 JUDGED_BY = {
     "stability.confidence": 1, "stability.plateau_tolerance": -1, "stability.alive_min_count": 0,
     "stability.shared_cosine": 1, "stability.correctness.correct_gt_mcc": 1,
@@ -93,7 +97,7 @@ class History:
                 f"stood in {before[:7]}"
             )
         for path in now["figures"]:
-            if first := self._first(path, registered):
+            if first := self.first(path, registered):
                 reasons.append(
                     f"its evidence {path} was known ({first[:7]}) before what it asks for ({registered[:7]})"
                 )
@@ -122,7 +126,7 @@ class History:
             self._descendants[commit] = frozenset(listed)
         return self._descendants[commit]
 
-    def _first(self, path: str, promised: str) -> str | None:
+    def first(self, path: str, promised: str) -> str | None:
         """The first commit with a file at the path that does not come after `promised`; a merge may add files, too."""
         added = self._log("-m", "--diff-filter=A", "HEAD", "--", path)
         return next((one for one in reversed(added) if one not in self._after(promised)), None)
@@ -148,7 +152,7 @@ class History:
     def _known_as(self, pair: str, registered: str) -> str | None:
         """The other name under which the setting of a seed set was scored at a commit that does not come after one."""
         subject, _, variant = pair.partition("/")
-        own = {_nameless(setting, variant) for setting in self.tried(pair) if setting.startswith("{")}
+        own = {_nameless(_setting(stages[name]), variant) for name, stages in self._scored(pair)}
         for commit, stages in self._locks:
             if commit in self._after(registered) or commit in self._experiments:
                 continue
@@ -189,15 +193,23 @@ class History:
     def tried(self, pair: str) -> dict[str, str]:
         """Every setting that a seed set was scored with: its parameters, as text, and the stage that scored it.
 
-        From all committed locks and all experiments; and from the ledger of sweeps, what was run and not kept.
+        Its own and those of all that it was made from: rows, model, capture, training. From all committed locks and all
+        experiments; and from the ledger of sweeps, what was run and not kept.
         """
-        wanted = f"metrics/{pair}/stability.json"
-        found = {}
-        for _, stages in self._locks:
-            for name, entry in stages.items():
-                if any(out["path"].endswith(wanted) for out in entry.get("outs", [])):
-                    found[_setting(entry)] = name
+        found = {
+            _setting(*(stages[one] for one in _made_from(stages, name))): name for name, stages in self._scored(pair)
+        }
         return found | dict.fromkeys(self._dropped(pair), "ledger")
+
+    def _scored(self, pair: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """The stages that scored a seed set, each with the stages of its lock."""
+        wanted = f"metrics/{pair}/stability.json"
+        return [
+            (name, stages)
+            for _, stages in self._locks
+            for name, entry in stages.items()
+            if any(out["path"].endswith(wanted) for out in entry.get("outs", []))
+        ]
 
     def _dropped(self, pair: str) -> Iterator[str]:
         """Changes of a seed set's parameters that the ledger says were run, and of which no experiment is left."""
@@ -223,15 +235,47 @@ class History:
                 yield changes
 
 
-def _setting(entry: Mapping[str, Any]) -> str:
-    """What of a lock entry is a choice that could have been made otherwise: the variant, the training, the rows."""
+def _setting(*entries: Mapping[str, Any]) -> str:
+    """What of lock entries is a choice that could have been made otherwise: variant, training, rows, model, capture."""
     params = {
-        f"{file}:{key}": value
+        f"{file}:{key}": _without_pace(value)
+        for entry in entries
         for file, values in entry.get("params", {}).items()
         for key, value in values.items()
-        if key.partition(".")[0] in ("variants", "train", "sae")
+        if key.partition(".")[0] in CHOICES
     }
     return json.dumps(params, sort_keys=True)
+
+
+def _without_pace(value: Any) -> Any:
+    """A table of parameters without those that change how it is run and not what comes out."""
+    if not isinstance(value, Mapping):
+        return value
+    return {name: _without_pace(inner) for name, inner in value.items() if name not in PACE}
+
+
+def _made_from(stages: Mapping[str, Any], name: str) -> list[str]:
+    """A stage of a lock and all before it, by the files that one writes and another reads, as a whole or in part."""
+    writes = {out["path"]: one for one, entry in stages.items() for out in entry.get("outs", [])}
+    inside: dict[str, set[str]] = {}
+    for path, one in writes.items():
+        for above in _above(path):
+            inside.setdefault(above, set()).add(one)
+    found: dict[str, None] = {}
+    left = [name]
+    while left:
+        if (one := left.pop()) in found:
+            continue
+        found[one] = None
+        for dep in stages[one].get("deps", []):
+            path = dep["path"]
+            left += [writes[part] for part in (path, *_above(path)) if part in writes]
+            left += inside.get(path, ())
+    return sorted(found)
+
+
+def _above(path: str) -> list[str]:
+    return [path[:at] for at, letter in enumerate(path) if letter == "/"]
 
 
 def _stages(lock: str) -> Mapping[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ from scipy.stats import t
 
 from reseed import ReseedError
 from reseed.artifacts import read_json, writing
-from reseed.claims.figures import kappa
-from reseed.claims.registry import SLOTS, Registry, load_registry, unit_of
-from reseed.params import TRAINED, Study, load, load_params, load_study
+from reseed.claims.figures import bounds, has, kappa
+from reseed.claims.registry import SLOTS, Registry, Test, load_registry, promise, unit_of
+from reseed.params import Study, load, load_params, load_study
+from reseed.review.history import History
+from reseed.stability.jackknife import combine
 from reseed.sweeps import locks
 
 LINE = 120
@@ -34,9 +36,11 @@ class Power:
     in_errors: float
     """The minimum detectable distance from the bound, in standard errors of the figure, at a power of 0.8."""
     detectable: float | None
-    """The same in units of the figure, from the jackknife errors of seed sets that are there; None without any."""
+    """The same in units of the figure, from its errors in the seed sets that are there; None without any."""
     attainable_p: float
     """The smallest two-sided p of a permutation of as many seeds against as many: 2 / C(2n, n)."""
+    known: str = ""
+    """Evidence that was committed before the claim, which is then exploratory; empty if there is none."""
 
 
 def power(seeds: int, confidence: float, errors: Sequence[float] = ()) -> Power:
@@ -65,10 +69,9 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
                 f"pairs of {study_path.relative_to(root)})"
             )
         _check_values(root, file, name, pair, values)
-        evidence.append(f"metrics/{pair}/stability.json")
-        for figure in (asked.get("metric"), asked.get("benchmark")):
-            if figure and (kind := figure.partition(":")[0]) != "stability":
-                evidence.append(f"metrics/{pair}/{kind}.json")
+        kinds = ["stability", *_read_by_gates(study, asked["gates"], pair, f"{file}: claims.{name}")]
+        kinds += [figure.partition(":")[0] for figure in (asked.get("metric"), asked.get("benchmark")) if figure]
+        evidence += [f"metrics/{pair}/{kind}.json" for kind in kinds]
     evidence = list(dict.fromkeys([*evidence, *_transcoder_comparison(study, asked)]))
     if len(evidence) > SLOTS:
         raise ReseedError(f"{file}: claims.{name}: evidence: found {len(evidence)} files, allowed: at most {SLOTS}")
@@ -77,6 +80,10 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
     content = {
         **asked, "unit": unit, "evidence": evidence + [evidence[-1]] * (SLOTS - len(evidence)), "registered": head,
     }  # fmt: skip
+    history = History(root)
+    known = next((path for path in promise(content)["figures"] if history.first(path, head)), "")
+    if known:
+        content["standing"] = "exploratory"
     with writing(path) as partial:
         partial.write_text(_with_claim(path.read_text(), name, content))
         try:
@@ -84,9 +91,9 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
         except ReseedError as error:
             raise ReseedError(str(error).replace(str(partial), file)) from error
     seeds = min(len(params.seeds(params.variant(pairs[pair]))) for pair in asked["speaks_of"])
-    errors = _errors(root, [f"metrics/{pair}/stability.json" for pair in pairs], asked.get("statistic"))
+    errors = _errors(root, list(pairs), asked, params.stability.confidence)
     confidence = 1 - (1 - params.stability.confidence) / asked.get("tried", 1)
-    return power(seeds, confidence, errors)
+    return replace(power(seeds, confidence, errors), known=known)
 
 
 def _with_claim(text: str, name: str, content: dict[str, Any]) -> str:
@@ -127,6 +134,19 @@ def _check_values(root: Path, file: str, name: str, pair: str, values: dict[str,
             )
 
 
+def _read_by_gates(study: Study, gates: Sequence[str], pair: str, where: str) -> list[str]:
+    """The kinds of evidence that gates read beside stability.json; raises ReseedError for one that no stage writes."""
+    outside, scored = (
+        {f"{one.subject}/{one.variant}" for one in table.values()} for table in (study.outside, study.scored)
+    )
+    if "ood" in gates and pair not in outside:
+        raise ReseedError(
+            f"{where}: gates: found 'ood' for {pair}, allowed for {', '.join(sorted(outside)) or 'no seed set'} "
+            "(outside in the study file)"
+        )
+    return ["ood"] * ("ood" in gates) + ["truth"] * ("correctness" in gates and pair in scored)
+
+
 def _transcoder_comparison(study: Study, asked: dict[str, Any]) -> list[str]:
     if "transcoder" not in asked["gates"]:
         return []
@@ -134,12 +154,28 @@ def _transcoder_comparison(study: Study, asked: dict[str, Any]) -> list[str]:
     return [f"metrics/comparisons/{name}.json" for name, one in study.comparisons.items() if one.baseline in variants]
 
 
-def _errors(root: Path, paths: Sequence[str], statistic: str | None) -> list[float]:
-    """Jackknife errors of the kappas that are known: what a new figure of the kind may be expected to have."""
+def _errors(root: Path, pairs: Sequence[str], asked: dict[str, Any], confidence: float) -> list[float]:
+    """Standard errors over seeds of the figure that is asked for, in the seed sets that are known.
+
+    Of a slope over k, with the errors of one seed set each and none in common.
+    """
+    test, figure = Test.model_validate(asked["tests"][0]), asked.get("metric")
     found = []
-    for path in paths:
-        if statistic and (root / path).is_file():
-            estimate = kappa(read_json(root / path), TRAINED, statistic)
-            if estimate is not None:
-                found.append(estimate.error)
+    for pair in pairs:
+        if not (path := root / "metrics" / pair / "stability.json").is_file():
+            continue
+        stability = read_json(path)
+        if figure is None:
+            arms = [kappa(stability, arm, asked["statistic"]) for arm in test.arms]
+            known = [arm for arm in arms if arm is not None]
+            if len(known) == len(arms):
+                found.append(combine([1.0, -1.0][: len(arms)], known).error)
+            continue
+        kind, _, inner = figure.partition(":")
+        if (path := path.with_name(f"{kind}.json")).is_file() and has(content := read_json(path), inner):
+            one = bounds(content, inner, str(path.relative_to(root)), int(stability["seeds"]), confidence)
+            found.append((one.high - one.low) / 2 / float(t.ppf(0.5 + confidence / 2, one.units - 1)))
+    if test.over == "log2_k":
+        x = np.log2([float(values["k"]) for values in asked["speaks_of"].values()])
+        found = [error / float(np.linalg.norm(x - x.mean())) for error in found]
     return found
