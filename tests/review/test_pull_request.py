@@ -77,6 +77,21 @@ def test_a_branch_that_softens_the_judge_is_stopped_by_the_code_of_the_base(bran
     assert "not supported" in other.stdout
 
 
+def test_what_judges_and_what_computes_the_evidence_are_told_apart(branch: Path) -> None:
+    changed_files = ("src/reseed/sweeps/objects.py", "stages/score.py", "src/reseed/reports/card.py")
+    for name in changed_files:
+        (branch / name).write_text((branch / name).read_text() + "# a word\n")
+    git(branch, "rm", "-q", "src/reseed/sweeps/parameters.py")  # which the base's judge imports
+    _, changed = looked(branch)
+    assert changed.judge == ("src/reseed/sweeps/objects.py", "src/reseed/sweeps/parameters.py")
+    assert changed.evidence == ("stages/score.py",)
+    checks = check(branch)
+    assert checks.stale == ("score@topk-k4", "score@topk-k8")
+    text = show.markdown(checks, changed)
+    assert "**This changes what judges: `src/reseed/sweeps/objects.py`, `src/reseed/sweeps/parameters.py`.**" in text
+    assert "- What computes the evidence of claims has changed: stages/score.py\n" in text
+
+
 def test_a_branch_that_regresses_lands_only_when_it_says_so(branch: Path) -> None:
     project.edit(branch, "planted.yaml", "variants/topk-k8/kappa", 0.2)
     project.rerun(branch, "worse")
@@ -249,6 +264,27 @@ def test_a_phase_is_covered_by_what_a_stage_made_and_by_nothing_else(branch: Pat
     )
 
 
+@pytest.mark.parametrize(
+    ("inner", "sentence"),
+    [
+        ("trained/pw_mcc/lowest", f"{FIRST}: found no 'lowest' of 'trained/pw_mcc/lowest'; known there: "),
+        ("trained/pw_mcc", f"{FIRST}: trained/pw_mcc: found no number, allowed: a number, by which "),
+    ],
+)
+def test_a_figure_that_covers_a_phase_and_is_not_there_blocks_as_its_file_would(
+    branch: Path, inner: str, sentence: str
+) -> None:
+    part = {"domain": "all of it", "covered_by": f"{FIRST}:{inner}", "at_least": 0.5}
+    project.edit(branch, "claims.yaml", "phases/first/coverage", [part])
+    done = project.claims(branch, "check", "--format", "json")
+    assert (done.returncode, done.stderr) == (1, "")
+    (first,) = json.loads(done.stdout)["phases"]
+    assert first["verdict"] == "no-go"
+    assert first["faults"][0].startswith(sentence)
+    assert first["faults"][0].endswith(", by which claims.yaml: phases.first: covers 'all of it'")
+    assert len(first["faults"]) == 2  # and that it is declared to be go
+
+
 def test_a_phase_may_ask_for_more_and_not_for_less(branch: Path) -> None:
     part = {"domain": "held-out rows", "covered_by": f"{FIRST}:held_out/rows", "at_least": 50}
     project.edit(branch, "claims.yaml", "phases/first/coverage", [part])
@@ -353,14 +389,35 @@ def test_bad_input_has_exit_code_two(branch: Path, tmp_path: Path) -> None:
 
 def test_show_prints_the_whole_chain(branch: Path) -> None:
     done = project.claims(branch, "show", CLAIM)
-    assert done.returncode == 0
-    head = json.loads((branch / f"runs/claims@{CLAIM}.json").read_text())["revision"][:7]
-    for part in (
-        "Toy SAEs agree above every null.", "above 0.5", "isotropic", "random_dictionary", f"models/{PAIRS[0]}",
-        "000000",
-        f"git checkout {head} && dvc repro claims@{CLAIM}", "variants.topk-k4",
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.replace("│", " ").split()) for line in done.stdout.splitlines()]
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 100
+    head = json.loads((branch / f"runs/claims@{CLAIM}.json").read_text())["revision"]
+    lock = project.read(branch, "dvc.lock")["stages"]
+    (md5,) = (out["md5"] for out in lock["score@topk-k4"]["outs"])
+    options = lock[f"claims@{CLAIM}"]["params"]["params.yaml"]["stability"]
+    for line in (
+        "Toy SAEs agree above every null.", f"{CLAIM}: supported",
+        "trained, toy/topk-k4 0.8 [0.790113, 0.809887] above 0.5 holds",
+        f"{FIRST}: trained/pw_mcc: 0.8 [0.79, 0.81]", "isotropic 0.2", "kappa (above the strictest) 0.8 [0.79, 0.81]",
+        f"{FIRST}: random_model/pw_mcc: 0.8 [0.79, 0.81]", "kappa (above the strictest) 0.1 [0.09, 0.11]",
+        f"models/{PAIRS[0]} {'0' * 64}", f"{FIRST} {md5}",
+        "planted.yaml:variants.topk-k4 (score): {k: 4, kappa: 0.8}",
+        "planted.yaml:variants.topk-k8 (score): {k: 8, kappa: 0.6}",
     ):  # fmt: skip
-        assert part in done.stdout, part
+        assert line in lines, line
+    assert f"params.yaml:stability (claims): {{alive_min_count: {options['alive_min_count']}," in done.stdout
+    assert any(line.startswith(f"score@topk-k8 dvc.yaml {head[:7]} 20") for line in lines)
+    assert lines[-1] == f"git checkout {head} && dvc repro claims@{CLAIM}"
+
+
+def test_show_says_why_there_is_no_figure(branch: Path) -> None:
+    late = project.claim("0" * 40, minimum_seeds=9)
+    project.edit(branch, "claims.yaml", "claims/late", late)
+    done = project.claims(branch, "show", "late")
+    assert done.returncode == 0, done.stderr
+    assert f"because: {FIRST}: 5 seeds, the claim asks for 9\n" in done.stdout
+    assert "fault: metrics/claims/late.json: it has not been judged; run `dvc repro claims@late`" in done.stdout
 
 
 @pytest.mark.parametrize("named", [True, False])

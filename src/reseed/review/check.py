@@ -71,6 +71,10 @@ class Checks:
     """The stages that must run again before their results say anything, by address."""
     rules: tuple[str, ...] = ()
     """Of subjects whose go/no-go rules are no longer all that they ever committed."""
+    code: tuple[str, ...] = ()
+    """Files and folders of the code behind everything that a claim or phase rests on."""
+    tree: Tree | None = field(repr=False, compare=False, default=None)
+    """The workspace."""
 
     @property
     def blocked(self) -> list[str]:
@@ -104,7 +108,13 @@ def check(root: Path = Path()) -> Checks:
         ]
         phases += _dropped_phases(file, registry.phases, ever_asked(history, file))
     faults = [*_removed(history), *_orphans(root, claims)]
-    return Checks(tuple(claims), tuple(phases), tuple(faults), tuple(chain.stale()), tuple(_loosened(root, history)))
+    rests = [path for one in claims for path in (f"metrics/claims/{one.name}.json", *one.claim.sources)]
+    rests += [part.covered_by.partition(":")[0] for one in phases for part in one.phase.coverage]
+    code = {dep for stage in chain.behind(rests) for dep in stage.deps if dep not in chain.by_output}
+    return Checks(
+        tuple(claims), tuple(phases), tuple(faults), tuple(chain.stale(rests)), tuple(_loosened(root, history)),
+        tuple(sorted(code)), chain.tree,
+    )  # fmt: skip
 
 
 def _loosened(root: Path, history: History) -> list[str]:
@@ -257,16 +267,12 @@ def _phase(
     faults, covered = [], []
     for part in phase.coverage:
         path, _, inner = part.covered_by.partition(":")
-        if not (root / path).is_file():
+        try:
+            value = _covering(root, path, inner)
+        except ReseedError as error:
             covered.append(False)
-            faults.append(f"{path}: the file does not exist, by which {file}: phases.{name}: covers {part.domain!r}")
+            faults.append(f"{error}, by which {file}: phases.{name}: covers {part.domain!r}")
             continue
-        found = at(read_json(root / path), inner, path)
-        if isinstance(found, bool) or not isinstance(found, int | float):
-            raise ReseedError(
-                f"{file}: phases.{name}: coverage: found {part.covered_by}, allowed: the path of a number"
-            )
-        value = float(found)
         covered.append(value >= part.at_least)
         reasons.append(f"{part.domain}: {value:.3g}, to be at least {part.at_least:g}")
     faults += chain.faults(list(dict.fromkeys(part.covered_by.partition(":")[0] for part in phase.coverage)))
@@ -280,6 +286,16 @@ def _phase(
         elif _asks_less(asked[key], before):
             faults.append(f"{file}: phases.{name}: {key}: found {asked[key]}, allowed: {before}, as it was committed")
     return CheckedPhase(name, file, phase, verdict, tuple(reasons), tuple(faults))
+
+
+def _covering(root: Path, path: str, inner: str) -> float:
+    """The figure of a metric file that covers a part of a domain; raises ReseedError if there is none."""
+    if not (root / path).is_file():
+        raise ReseedError(f"{path}: the file does not exist")
+    found = at(read_json(root / path), inner, path)
+    if isinstance(found, bool) or not isinstance(found, int | float):
+        raise ReseedError(f"{path}: {inner}: found no number, allowed: a number")
+    return float(found)
 
 
 def _asks_less(now: dict[str, Any], before: dict[str, Any]) -> bool:
@@ -312,8 +328,7 @@ class Chain:
         except DvcException as error:
             raise ReseedError(f"{root.resolve()}: {one_line(error)}") from error
         with repo:
-            listed = locks.git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").decode()
-            self.tree: Tree = audit.hashed(root, sorted(filter(None, listed.split("\0"))), {}, "files")
+            self.tree = tracked(root)
             self.stages = locks.stages(repo, self.tree, locks.pipelines(self.tree))
         self.root = root
         self.outputs = locks.made(self.stages)
@@ -336,6 +351,10 @@ class Chain:
                 left += sorted(stage.deps)
         return list(found.values())
 
+    def behind(self, paths: Sequence[str]) -> list[Stage]:
+        """The stages that any of the files comes from, each once."""
+        return list({(stage.file, stage.name): stage for path in paths for stage in self.upstream(path)}.values())
+
     def faults(self, paths: Sequence[str]) -> list[str]:
         """What is wrong with the files and all that they come from, a sentence each."""
         found = []
@@ -348,9 +367,9 @@ class Chain:
                 )
             if maker is None:
                 found.append(f"{path}: no stage of any pipeline makes it, allowed as evidence: what a stage made")
-        stages = {(s.file, s.name): s for path in paths for s in self.upstream(path)}
+        stages = self.behind(paths)
         stale = {}
-        for stage in stages.values():
+        for stage in stages:
             found += self._wrong(stage)
             if mismatched := locks.mismatches(stage, self.tree, self.outputs):
                 stale[stage.address] = list(dict.fromkeys(f"{one.kind} {one.what}".strip() for one in mismatched))
@@ -402,10 +421,22 @@ class Chain:
                 )
         return found
 
-    def stale(self) -> list[str]:
-        """The address of every stage of the default study that does not belong to the present code or parameters."""
+    def stale(self, paths: Sequence[str]) -> list[str]:
+        """The address of every stage that does not belong to the present code or parameters.
+
+        Of the default study all, of the others those behind the paths: what else they hold may stay at the revision
+        that its run facts name.
+        """
+        behind = {(stage.file, stage.name) for stage in self.behind(paths)}
         return [
-            stage.name
+            stage.address
             for stage in self.stages
-            if stage.file == locks.PIPELINE and locks.mismatches(stage, self.tree, self.outputs)
+            if (stage.file == locks.PIPELINE or (stage.file, stage.name) in behind)
+            and locks.mismatches(stage, self.tree, self.outputs)
         ]
+
+
+def tracked(root: Path) -> Tree:
+    """The files of the workspace that git tracks, or would."""
+    listed = locks.git(root, "ls-files", "-z", "--cached", "--others", "--exclude-standard").decode()
+    return audit.hashed(root, sorted(filter(None, listed.split("\0"))), {}, "files")

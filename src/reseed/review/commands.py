@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from reseed import ReseedError
-from reseed.artifacts import read_json
-from reseed.claims.figures import record
 from reseed.claims.registry import ALWAYS
 from reseed.review import check as checking
 from reseed.review import show as showing
+from reseed.review.behind import show_claim
 from reseed.review.difference import difference
 from reseed.review.register import register
-from reseed.sweeps import locks
 
 app = typer.Typer(no_args_is_help=True, help="What the project claims, and whether it may.")
 BLOCKED, BAD_INPUT = 1, 2
@@ -66,77 +61,10 @@ def show(name: Annotated[str, typer.Argument(help="the id of a claim")]) -> None
         if one is None:
             known = ", ".join(claim.name for claim in found.claims)
             raise ReseedError(f"claim {name!r}: found none of that id, allowed: {known}")
-        _show(one, checking.Chain(Path()), Console())
+        show_claim(one, checking.Chain(Path()), Console())
     except ReseedError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from error
-
-
-def _show(one: checking.Checked, chain: checking.Chain, console: Console) -> None:
-    def say(*lines: str) -> None:
-        for line in lines:
-            console.print(line, highlight=False, markup=False, soft_wrap=False)
-
-    say(one.claim.statement, f"{one.name}: {showing.verdict(one)}")
-    say(*(f"fault: {fault}" for fault in one.faults), *(f"exploratory: {why}" for why in one.why_exploratory))
-    _table(console, "Figures", ("figure", "value", "interval", "bound", "outcome"), [
-        (t["figure"], f"{t['value']:.4g}", f"[{t['low']:.4g}, {t['high']:.4g}]", t["bound"], t["outcome"])
-        for t in one.judged.get("tests", [])
-    ])  # fmt: skip
-    _table(console, "Nulls", ("seed set", "arm", "null", "value"), [
-        (pair, arm, null, f"{value:.4g}")
-        for pair in one.claim.speaks_of
-        for arm, null, value in _nulls(pair, one)
-    ])  # fmt: skip
-    _table(console, "Gates", ("gate", "of", "outcome", "because"), [
-        (g["gate"], g["of"], g["outcome"], g["reason"]) for g in one.judged.get("gates", [])
-    ])  # fmt: skip
-    _table(console, "Artefacts", ("path", "sha256"), sorted(one.judged.get("artefacts", {}).items()))
-    rows = []
-    for stage in {s.name: s for path in one.claim.sources for s in chain.upstream(path)}.values():
-        facts = locks.run_facts(stage, chain.tree)
-        outs = ", ".join(f"{path} {md5[:8]}" for path, md5 in stage.locked("outs").items())
-        rows.append((stage.name, facts.get("revision", "")[:7], facts.get("started", "")[:16], outs))
-    _table(console, "Stages behind it", ("stage", "revision", "started (UTC)", "outputs (md5)"), rows)
-    parameters = {
-        f"{file}:{key}": value
-        for path in one.claim.sources
-        for stage in chain.upstream(path)[:1]
-        for (file, key), value in stage.locked_params().items()
-    }
-    _table(console, "Parameters", ("key", "value"), [(key, str(value)) for key, value in sorted(parameters.items())])
-    say(
-        f"promised as it stands since {one.promised[:7] or 'no commit'}; {one.tried} settings tried, intervals "
-        f"corrected for {one.claim.tried}",
-        f"to make it again: git checkout {_revision(one, chain)[:7]} && dvc repro {chain.address(one.file, one.name)}",
-    )
-
-
-def _nulls(pair: str, one: checking.Checked) -> list[tuple[str, str, float]]:
-    path = Path(f"metrics/{pair}/stability.json")
-    if not path.is_file() or one.claim.statistic is None:
-        return []
-    content, found = read_json(path), []
-    for arm in dict.fromkeys(arm for test in one.claim.tests for arm in test.arms):
-        held = record(content, arm, one.claim.statistic)
-        found += [(arm, name, float(value)) for name, value in ((held or {}).get("nulls") or {}).items()]
-    return found
-
-
-def _revision(one: checking.Checked, chain: checking.Chain) -> str:
-    stage = chain.by_output.get(f"metrics/claims/{one.name}.json")
-    return str(locks.run_facts(stage, chain.tree).get("revision", "HEAD")) if stage else "HEAD"
-
-
-def _table(console: Console, title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    console.print(table)
 
 
 @app.command(name="register")

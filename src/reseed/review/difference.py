@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,11 @@ from reseed import ReseedError
 from reseed.artifacts import read_json
 from reseed.claims.registry import keeps, promise
 from reseed.params import read_yaml
-from reseed.review.check import Checks, claims_files
+from reseed.review.check import Checks, claims_files, tracked
+from reseed.review.judges import judging
 from reseed.sweeps import locks
 from reseed.sweeps.objects import one_line
 
-JUDGE = (
-    "src/reseed/claims", "src/reseed/review", "src/reseed/sweeps/locks.py", "src/reseed/stage.py", "stages", "dvc.yaml",
-    ".github/workflows", ".ci",
-)  # fmt: skip
 INSIDE, BEYOND, NO_INTERVAL, NEW, GONE = "inside its interval", "beyond its interval", "no interval", "new", "gone"
 
 
@@ -60,6 +57,8 @@ class Difference:
     claims: tuple[ClaimChange, ...]
     judge: tuple[str, ...]
     """Changed files of what judges, which the same change could have made lenient."""
+    evidence: tuple[str, ...] = ()
+    """Other changed files of the code that computes what claims rest on."""
 
 
 def difference(root: Path, base: str, checks: Checks) -> Difference:
@@ -77,6 +76,9 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
             changed = repo.params.diff(a_rev=base, b_rev="workspace", all=False, on_error="raise").get("diff", {})
     except (DvcException, OSError) as error:
         raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(error)}") from error
+    now = checks.tree or tracked(root)
+    moving = {path for path in {*now.md5s, *known.md5s} if now.md5s.get(path) != known.md5s.get(path)}
+    judge = (judging(now) | judging(known)) & moving
     return Difference(
         base,
         tuple(one for file in sorted(found) for one in moved(file, found[file])),
@@ -88,8 +90,13 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
         ),
         tuple(_data(root, known)),
         tuple(_claims(root, base, checks)),
-        tuple(sorted(locks.git(root, "diff", "--name-only", base, "--", *JUDGE).decode().split())),
+        tuple(sorted(judge)),
+        tuple(sorted(path for path in moving - judge if _within(path, checks.code))),
     )
+
+
+def _within(path: str, places: Collection[str]) -> bool:
+    return any(path == place or path.startswith(f"{place}/") for place in places)
 
 
 def moved(file: str, figures: Mapping[str, Mapping[str, Any]]) -> list[Moved]:

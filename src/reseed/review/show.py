@@ -44,7 +44,7 @@ def terminal(checks: Checks, changed: Difference | None, console: Console) -> No
     if changed is not None:
         _changes(changed, console)
     if checks.stale:
-        console.print(f"To be run again: {', '.join(checks.stale)}", highlight=False, markup=False)
+        console.print(f"To be run again: {_several(checks.stale)}", highlight=False, markup=False)
     for fault in (*checks.faults, *checks.rules):
         console.print(fault, highlight=False, markup=False)
     console.print(
@@ -74,7 +74,11 @@ def _changes(changed: Difference, console: Console) -> None:
 
 def markdown(checks: Checks, changed: Difference | None) -> str:
     """The comment under a pull request."""
-    lines = [MARKER, "## Claims", "", "| claim | verdict | because |", "|---|---|---|"]
+    lines = [MARKER]
+    if changed is not None and changed.judge:
+        files = ", ".join(f"`{path}`" for path in changed.judge)
+        lines += [f"**This changes what judges: {files}.** Read these first.", ""]
+    lines += ["## Claims", "", "| claim | verdict | because |", "|---|---|---|"]
     lines += [f"| `{one.name}` | **{verdict(one)}** | {_cell('; '.join(_because(one)))} |" for one in checks.claims]
     if checks.phases:
         lines += ["", "| phase | verdict | because |", "|---|---|---|"]
@@ -83,9 +87,6 @@ def markdown(checks: Checks, changed: Difference | None) -> str:
             for one in checks.phases
         ]
     if changed is not None:
-        if changed.judge:
-            files = ", ".join(f"`{path}`" for path in changed.judge)
-            lines += ["", f"**This changes what judges: {files}.** Read these first."]
         if changed.claims:
             lines += ["", f"### Claims against `{changed.base}`", "", "| claim | before | now | what changed |"]
             lines += ["|---|---|---|---|"]
@@ -108,7 +109,7 @@ def markdown(checks: Checks, changed: Difference | None) -> str:
         lines += ["", *(f"- {line}" for line in _lines(changed))]
     lines += [f"- {fault}" for fault in (*checks.faults, *checks.rules)]
     if checks.stale:
-        lines += ["", f"To be run again: {', '.join(f'`{name}`' for name in checks.stale)}"]
+        lines += ["", f"To be run again: {_several([f'`{name}`' for name in checks.stale])}"]
     lines += ["", f"**Blocked by {', '.join(checks.blocked)}.**" if checks.blocked else "Nothing blocks.", ""]
     return "\n".join(lines)
 
@@ -146,6 +147,8 @@ def _because(one: Checked) -> list[str]:
 def _lines(changed: Difference) -> Iterable[str]:
     if changed.judge:
         yield "What judges has changed: " + ", ".join(changed.judge)
+    if changed.evidence:
+        yield "What computes the evidence of claims has changed: " + _several(changed.evidence)
     counts: dict[str, int] = {}
     for one in changed.metrics:
         counts[one.how] = counts.get(one.how, 0) + 1
@@ -156,8 +159,12 @@ def _lines(changed: Difference) -> Iterable[str]:
         more = f" and {len(changed.parameters) - SHOWN} more" if len(changed.parameters) > SHOWN else ""
         yield "Parameters: " + ", ".join(shown) + more
     if changed.data:
-        more = f" and {len(changed.data) - SHOWN} more" if len(changed.data) > SHOWN else ""
-        yield "Data and models: " + ", ".join(changed.data[:SHOWN]) + more
+        yield "Data and models: " + _several(changed.data)
+
+
+def _several(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _foremost(metrics: Sequence[Moved]) -> list[Moved]:
