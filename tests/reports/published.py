@@ -14,7 +14,8 @@ from sae_lens import SAE
 from reseed.artifacts import read_json, write_json
 from reseed.claims.registry import Registry
 from reseed.params import load, read_yaml
-from reseed.reports.card import SeedSet
+from reseed.reports.card import Said, SeedSet
+from reseed.reports.standing import Standing
 from reseed.sweeps.objects import directory_md5
 from tests.conftest import ROOT
 
@@ -56,9 +57,10 @@ def committed(name: str, repo_id: str | None = "some-one/some-saes") -> SeedSet:
     stability = next(facts for command, facts in runs.items() if command.startswith(begin))
     about = read_yaml(ROOT / "subjects" / f"{subject}.yaml")
     claims = {
-        key: (claim.statement, read_json(ROOT / f"metrics/claims/{key}.json"))
+        key: Said(claim.statement, Standing(verdict["verdict"], verdict["standing"]), tuple(verdict["reasons"]))
         for key, claim in load(Registry, ROOT / "claims.yaml").claims.items()
         if f"metrics/{name}/stability.json" in claim.sources
+        for verdict in (read_json(ROOT / f"metrics/claims/{key}.json"),)
     }
     return SeedSet(
         subject, variant, {key: about[key] for key in ("data", "model", "capture") if key in about}, train, stability,

@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 
 from reseed import ReseedError
 from reseed.reports.card import SeedSet, agreement, beyond, card, limits
+from reseed.reports.standing import Standing
 from tests.reports.published import COMPARED, committed
 
 NUMBER = r"-?\d+\.\d{3}"
@@ -68,7 +69,7 @@ def with_kappas(of: SeedSet, arm: str, kappas: dict[str, tuple[float, list[float
 def test_every_number_is_one_of_the_metrics_and_has_its_interval_and_null(name: str) -> None:
     of = committed(name)
     text = card(of)
-    known = floats(dict(of.metrics)) | floats({key: verdict for key, (_, verdict) in of.claims.items()})
+    known = floats(dict(of.metrics)) | floats([list(one.reasons) for one in of.claims.values()])
     said = text.replace(section(text, "What they are"), "")
     assert set(re.findall(rf"(?<![\d.]){NUMBER}(?!\d)", said)) <= known
     counted = 0
@@ -207,14 +208,30 @@ def test_the_claims_that_rest_on_the_seed_set_stand_with_their_verdicts() -> Non
     of = committed("modular/topk-k4")
     (rows,) = tables(section(card(of), "Claims"))
     assert len(rows) == 3
-    for row, (statement, verdict) in zip(rows, of.claims.values(), strict=True):
-        assert row["claim"] == statement
-        assert row["verdict"] == f"**{verdict['verdict']}**"
-        assert len(row["because"].split("; ")) >= len(verdict["reasons"])
+    for row, one in zip(rows, of.claims.values(), strict=True):
+        assert row["claim"] == one.statement
+        assert row["verdict"] == f"**{one.standing.verdict}**"
+        assert len(row["because"].split("; ")) >= len(one.reasons)
         assert "stability.json" not in row["because"]
     assert (
         section(card(committed("modular/plain-k8")), "Claims").strip() == "No registered claim speaks of this seed set."
     )
+
+
+def test_a_claim_that_is_exploratory_says_why_and_the_card_by_what_its_verdicts_stand() -> None:
+    of = committed("modular/topk-k4")
+    one = of.claims["low-l0-agreement"]
+    found = {
+        why: replace(of, claims={"it": replace(one, standing=Standing("supported", "exploratory", (), why))})
+        for why in (("its bound was moved", "k was chosen"), ())
+    }
+    for why, said in ((*found,)[0], "its bound was moved; k was chosen"), ((), "it was written down when its evidence"):
+        ((row,),) = tables(section(card(found[why]), "Claims"))
+        assert row["verdict"].startswith(f"**supported** (exploratory: {said}")
+    assert "This card was made outside a git clone: verdicts were held against files" in section(card(of), "Claims")
+    looked = section(card(replace(of, looked_back=True)), "Claims")
+    assert "Verdicts are those of `reseed claims check` when this card was made." in looked
+    assert "outside a git clone" not in looked
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:

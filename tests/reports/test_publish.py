@@ -242,7 +242,8 @@ REFUSALS: dict[str, tuple[Any, str]] = {
     "quarantined": (quarantine, r"the subject is quarantined \(a leak\), and is never published$"),
     "a claim that was edited": (
         other_claim,
-        r"metrics/claims/above-random-weights.json: claims.yaml says something else now than when it was judged",
+        r"claims.yaml: claims.above-random-weights may not stand in the card: claims.yaml: claims.above-random-weights "
+        r"says something else now than when it was judged; run `dvc repro claims@above-random-weights`$",
     ),
     "a verdict on older evidence": (
         lambda: Path("dvc.lock").write_text(
@@ -250,11 +251,13 @@ REFUSALS: dict[str, tuple[Any, str]] = {
                 "metrics/modular/topk-k16/stability.json", "stability@modular-topk-k16", "claims@above-random-weights"
             )
         ),
-        r"metrics/modular/topk-k16/stability.json: stability@modular-topk-k16 has made it anew since claims@",
+        r"may not stand in the card: metrics/modular/topk-k16/stability.json: it is not what stability@modular-"
+        r"topk-k16 made \(edited, merged or restored\)",
     ),
     "an edited verdict": (
         lambda: write_json(Path("metrics/claims/above-random-weights.json"), {"verdict": "supported", "reasons": []}),
-        r"metrics/claims/above-random-weights.json: it is not the file that claims@above-random-weights wrote",
+        r"may not stand in the card: metrics/claims/above-random-weights.json: it is not what claims@above-random-"
+        r"weights made \(edited, merged or restored\)",
     ),
     "uncommitted code": (
         lambda: edit_facts({"uncommitted_code": 2}, "stability"),

@@ -10,9 +10,11 @@ from markupsafe import Markup
 
 from reseed import ReseedError
 from reseed.reports import readme
+from reseed.reports.card import Said
+from reseed.reports.publish import _claims
 from reseed.reports.site.figures import Table, Text
 from reseed.reports.site.pages import _index, _judged
-from reseed.reports.standing import checked, is_clone
+from reseed.reports.standing import checked, is_clone, makers, recorded
 from tests.review import project
 from tests.review.project import CLAIM, FIRST
 from tests.sweeps.toy import git
@@ -82,6 +84,37 @@ def test_an_edit_that_dvc_commit_covers_is_seen_by_the_command_that_writes_the_r
         ReseedError, match=r"topk-k4/stability\.json: its lock says that score@topk-k4 made it, and the"
     ):
         readme.claims("claims.yaml", branch, checked(branch))
+
+
+def test_the_model_card_says_of_a_claim_what_the_check_says(branch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(branch)
+
+    def claims() -> tuple[dict[str, Said], bool]:
+        return _claims(Path(FIRST), makers(recorded(Path())))
+
+    found, looked_back = claims()
+    assert (found[CLAIM].standing.verdict, found[CLAIM].standing.standing, looked_back) == (
+        "supported",
+        "confirmatory",
+        True,
+    )
+    assert _claims(Path("metrics/toy/topk-k99/stability.json"), {}) == ({}, False)
+    project.edit(branch, "claims.yaml", f"claims/{CLAIM}/tests/0/above", 0.3)
+    project.rerun(branch, "a lower bound, judged again")  # files, locks and parameters agree
+    with pytest.raises(ReseedError) as refused:
+        claims()
+    assert str(refused.value).startswith(
+        f"claims.yaml: claims.{CLAIM} may not stand in the card: claims.yaml: claims.{CLAIM}: found standing "
+        "'confirmatory', allowed: 'exploratory', because what it asks for was changed in "
+    )
+    project.edit(branch, "claims.yaml", f"claims/{CLAIM}/standing", "exploratory")
+    project.rerun(branch, "exploratory")
+    standing = claims()[0][CLAIM].standing
+    assert (standing.verdict, standing.standing) == ("supported", "exploratory")
+    assert standing.why_exploratory[0].startswith("what it asks for was changed in ")
+    (branch / "stages/score.py").write_text((branch / "stages/score.py").read_text() + "# a word\n")
+    with pytest.raises(ReseedError, match=rf"claims\.{CLAIM} may not stand in the card: .* stages behind it are stale"):
+        claims()
 
 
 def test_a_shallow_clone_says_that_its_history_was_not_looked_at(branch: Path, tmp_path: Path) -> None:

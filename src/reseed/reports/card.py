@@ -16,6 +16,7 @@ import yaml
 
 from reseed.models.registry import MODELS, RegisteredWeights
 from reseed.params import GAUSSIAN, RANDOM_MODEL, TRAINED, lookup
+from reseed.reports.standing import EXPLORATORY, Standing
 from reseed.reports.studies import EVAL_FIGURES, SAE_CONTROLS, interval, kappa
 from reseed.stability.jackknife import Estimate
 from reseed.subjects.corpora import CORPORA, TRAINING, Registered
@@ -43,6 +44,15 @@ OWN_CODE = ("hierarchical_topk", "routesae")
 
 
 @dataclass(frozen=True)
+class Said:
+    """A claim that may be said, and as what."""
+
+    statement: str
+    standing: Standing
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class SeedSet:
     """All SAEs of one (subject, variant) and everything that is known of them."""
 
@@ -60,11 +70,13 @@ class SeedSet:
     """cfg.json by the folder of each seed, ascending."""
     metrics: Mapping[str, Mapping[str, Any]]
     """The metrics of the variant by file name; stability.json is one of them."""
-    claims: Mapping[str, tuple[str, Mapping[str, Any]]]
-    """Statement and verdict of each claim whose evidence this seed set is part of, by its id."""
+    claims: Mapping[str, Said]
+    """Each claim whose evidence this seed set is part of, by its id."""
     hashes: Mapping[str, str]
     """DVC's md5 of what was read and made, by path."""
     repo_id: str | None = None
+    looked_back: bool = False
+    """Whether the claims were held against the code and their history, and not against files and locks alone."""
 
     @property
     def found(self) -> Mapping[str, Any]:
@@ -500,22 +512,29 @@ def _over_random(of: SeedSet) -> list[tuple[str, Mapping[str, Any]]]:
     ]
 
 
-def _standing(verdict: Mapping[str, Any]) -> str:
-    return (
-        " (exploratory: written down when its evidence was known)" if verdict.get("standing") == "exploratory" else ""
-    )
+def _verdict(standing: Standing) -> str:
+    if standing.standing != EXPLORATORY:
+        return f"**{standing.verdict}**"
+    why = standing.why_exploratory or ("it was written down when its evidence was known",)
+    return f"**{standing.verdict}** (exploratory: {'; '.join(why)})"
 
 
 def _claims(of: SeedSet) -> str:
     if not of.claims:
         return "No registered claim speaks of this seed set.\n"
     lines = [
-        [statement, f"**{verdict['verdict']}**{_standing(verdict)}", re.sub(PATH, r"\1", "; ".join(verdict["reasons"]))]
-        for statement, verdict in of.claims.values()
+        [one.statement, _verdict(one.standing), re.sub(PATH, r"\1", "; ".join(one.reasons))]
+        for one in of.claims.values()
     ]
+    by = (
+        "Verdicts are those of `reseed claims check` when this card was made."
+        if of.looked_back
+        else "This card was made outside a git clone: verdicts were held against files, locks and parameters, and "
+        "not against the code and the history of the claims."
+    )
     return (
         "Registered before the evidence, if nothing else is said; each rests on several seed sets, of which this is "
-        "one.\n\n" + _table(["claim", "verdict", "because"], lines)
+        f"one. {by}\n\n" + _table(["claim", "verdict", "because"], lines)
     )
 
 

@@ -23,7 +23,8 @@ from reseed import ReseedError, artifacts
 from reseed.artifacts import metrics_dir, read_json, sae_dir, writing
 from reseed.claims.registry import Registry
 from reseed.params import load, load_params, read_yaml
-from reseed.reports.card import SeedSet, card
+from reseed.reports.card import Said, SeedSet, card
+from reseed.reports.standing import Standings, checked, is_clone
 from reseed.secrets import ENV_FILE, secret, without_secret
 from reseed.stage import RUNS
 from reseed.sweeps.locks import LOCK, PIPELINE, Stage, foreign_parameters
@@ -72,6 +73,7 @@ def seed_set(name: str, repo_id: str | None = None) -> SeedSet:
     trained, measured = _facts(train), _facts(stability)
     seeds = sorted(trained["parameters"]["train"]["seeds"])
     upstream = _upstream(train, maker)
+    claims, looked_back = _claims(evidence, maker)
     hashes_of = {path: md5 for stage in upstream for path, md5 in stage.locked("outs").items()}
     return SeedSet(
         subject=subject,
@@ -87,7 +89,8 @@ def seed_set(name: str, repo_id: str | None = None) -> SeedSet:
         target=stability.address,
         configs={f"seed_{seed}": read_json(saes / f"seed_{seed}" / SAE_FILES[0]) for seed in seeds},
         metrics=metrics,
-        claims=_claims(evidence, maker),
+        claims=claims,
+        looked_back=looked_back,
         hashes=dict(sorted((hashes_of | {str(evidence): stability.locked("outs")[str(evidence)]}).items())),
         repo_id=repo_id,
     )
@@ -288,27 +291,29 @@ def _upstream(train: Stage, maker: Mapping[str, Stage]) -> list[Stage]:
     return list(found.values())
 
 
-def _claims(evidence: Path, maker: Mapping[str, Stage]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Statement and verdict of the claims that rest on a metrics file; raises ReseedError for a stale verdict."""
-    found = {}
-    for path in (Path("claims.yaml"), *sorted(Path("studies").glob("*/claims.yaml"))):
-        if not path.is_file():
-            continue
-        registered = read_yaml(path)["claims"]
-        for name, claim in load(Registry, path).claims.items():
-            if str(evidence) not in claim.sources:
-                continue
+def _claims(evidence: Path, maker: Mapping[str, Stage]) -> tuple[dict[str, Said], bool]:
+    """The claims that rest on a metrics file, as they stand now; and whether their history was looked at, too.
+
+    Raises ReseedError for one that may not be said, and for a clone whose history cannot be read.
+    """
+    root = Path()
+    registered = {
+        path: [(name, claim) for name, claim in load(Registry, path).claims.items() if str(evidence) in claim.sources]
+        for path in (Path("claims.yaml"), *sorted(Path("studies").glob("*/claims.yaml")))
+        if path.is_file()
+    }
+    # nothing rests on most seed sets, and a check takes a minute
+    checks = checked(root) if any(registered.values()) and is_clone(root) else None
+    standings, found = Standings(root, maker, checks), {}
+    for path, claims in registered.items():
+        for name, claim in claims:
             verdict = Path("metrics/claims") / f"{name}.json"
-            content = _metric(verdict, maker)
-            stage = maker[str(verdict)]
-            _check_read_what_was_made(stage, maker, "metrics/")
-            if stage.locked_params().get((str(path), f"claims.{name}")) != registered[name]:
-                raise ReseedError(
-                    f"{verdict}: {path} says something else now than when it was judged; run "
-                    f"`dvc repro {stage.address}`"
-                )
-            found[name] = (claim.statement, content)
-    return found
+            content = read_json(verdict) if verdict.is_file() else {}
+            standing = standings.of(name, claim.sources, content)
+            if standing.faults:
+                raise ReseedError(f"{path}: claims.{name} may not stand in the card: {standing.faults[0]}")
+            found[name] = Said(claim.statement, standing, tuple(content["reasons"]))
+    return found, checks is not None
 
 
 def _is_published(path: Path) -> bool:
