@@ -43,6 +43,20 @@ def test_a_truth_stands_beside_its_nulls_and_what_others_reach() -> None:
     assert {"untrained", "control"} <= dict(others).keys()
 
 
+def test_a_margin_over_the_nulls_of_a_truth_stands_beside_them() -> None:
+    pair = "superposition/known-12"
+    figures = read_json(ROOT / f"metrics/{pair}/truth.json")["figures"]
+    gates = ["converged", "alive", "held_out", "between_groups", "multiplicity", "correctness"]
+    for metric, shown in (("truth:figures/recall/margin", "recall"), ("stability:trained/l0", "correct")):
+        unit = "fraction" if shown == "recall" else "latents"
+        claim = of(metric, pair, unit=unit).model_copy(update={"gates": tuple(gates)})
+        claim = claim.model_copy(update={"evidence": (*claim.evidence[:7], f"metrics/{pair}/truth.json")})
+        path, name, value, others = nulls(ROOT, claim)[-1]
+        assert (path, name) == (f"metrics/{pair}/truth.json", f"figures/{shown}/margin")
+        assert value == figures[shown]["margin"]
+        assert figures[shown]["nulls"].items() <= dict(others).items()
+
+
 def test_a_gain_over_a_null_stands_beside_that_null_of_each_domain() -> None:
     pair = "minilm-gsm8k/minilm-topk-16"
     null = read_json(ROOT / f"metrics/{pair}/ood.json")["null"]

@@ -18,7 +18,7 @@ CONTROLS = (
     "random", "random_direction", "random_latent", "neuron", "neurons", "model", "pca", "dense", "random_model_dense",
 )  # fmt: skip
 """What the metric files call a null or a control, wherever it stands."""
-OVER, RETAINED = "over_", "retained"
+OVER, RETAINED, MARGIN = "over_", "retained", "margin"
 """How differences to a control, and shares of such, are called: their control stands under its own name."""
 
 KAPPA = (("value", ""), ("low", "_low"), ("high", "_high"))
@@ -71,7 +71,11 @@ def _figures(claim: Claim) -> dict[str, list[tuple[str, str, str]]]:
         read("ood:over_null")
         read("ood:retained")
     if "correctness" in claim.gates:
-        read(f"stability:{TRAINED}/recovery/gt_mcc")
+        if any(path.endswith("/truth.json") for path in claim.sources):
+            kind, _, path = (claim.metric or "").partition(":")
+            read(f"truth:figures/{path.split('/')[1] if kind == 'truth' and '/' in path else 'correct'}/margin")
+        else:
+            read(f"stability:{TRAINED}/recovery/gt_mcc")
     return {kind: list(figures) for kind, figures in found.items()}
 
 
@@ -79,11 +83,13 @@ def beside(content: Content, path: str) -> list[tuple[str, Any]]:
     """The nulls and controls of the figure at a path: in it, beside it, or in a table of a control further out."""
     *parents, last = path.split("/")
     found: dict[str, Any] = {}
-    own = _place(content, [*parents, last])
-    if isinstance(own, Mapping):
-        for name in (name for name in CONTROLS if name in own):
-            label = f"{name} ({own['strictest_null']})" if name == "null" and "strictest_null" in own else name
-            found |= dict(_flat("" if name == "nulls" else label, own[name]))
+    own, siblings = _place(content, [*parents, last]), _place(content, parents)
+    # of the margin of a figure over its nulls, those of the figure
+    for one in (own, siblings) if last == MARGIN else (own,):
+        if isinstance(one, Mapping):
+            for name in (name for name in CONTROLS if name in one):
+                label = f"{name} ({one['strictest_null']})" if name == "null" and "strictest_null" in one else name
+                found |= dict(_flat("" if name == "nulls" else label, one[name]))
     for depth in range(len(parents), -1, -1):
         outer = _place(content, parents[:depth])
         if not isinstance(outer, Mapping):
@@ -93,7 +99,6 @@ def beside(content: Content, path: str) -> list[tuple[str, Any]]:
                 if isinstance(outer[name], Mapping) and has(outer[name], inner):
                     found.setdefault(f"{name}/{inner}", at(outer[name], inner, ""))
                     break
-    siblings = _place(content, parents)
     if parents and isinstance(siblings, Mapping):
         names = (*CONTROLS, *(f"{last}_{name}" for name in CONTROLS))
         found |= {name: siblings[name] for name in names if name in siblings and _is_figure(siblings[name])}
