@@ -54,7 +54,8 @@ def test_a_margin_over_the_nulls_of_a_truth_stands_beside_them() -> None:
         path, name, value, others = nulls(ROOT, claim)[-1]
         assert (path, name) == (f"metrics/{pair}/truth.json", f"figures/{shown}/margin")
         assert value == figures[shown]["margin"]
-        assert figures[shown]["nulls"].items() <= dict(others).items()
+        assert others[0] == (f"figures/{shown}", figures[shown])
+        assert figures[shown]["nulls"].items() <= dict(others[1:]).items()
 
 
 def test_a_gain_over_a_null_stands_beside_that_null_of_each_domain() -> None:

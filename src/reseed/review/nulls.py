@@ -84,7 +84,9 @@ def beside(content: Content, path: str) -> list[tuple[str, Any]]:
     *parents, last = path.split("/")
     found: dict[str, Any] = {}
     own, siblings = _place(content, [*parents, last]), _place(content, parents)
-    # of the margin of a figure over its nulls, those of the figure
+    # of the margin of a figure over its nulls, that figure and those
+    if last == MARGIN and _is_figure(siblings):
+        found["/".join(parents)] = siblings
     for one in (own, siblings) if last == MARGIN else (own,):
         if isinstance(one, Mapping):
             for name in (name for name in CONTROLS if name in one):
