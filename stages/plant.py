@@ -19,17 +19,17 @@ def plant(subject: str, variant: str) -> dict[str, Any]:
             f"subjects/{subject}.yaml: data.generator: found {data.generator!r}, allowed: 'superposition'"
         )
     chosen = params.variant(variant)
-    training = load_sae_training(subject).at_steps(planted.STEPS)
+    given = load_sae_training(subject)
     train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     drawn = draw(data)
     world = planted.World(drawn.directions, drawn.codes, drawn.rows)
     with tempfile.TemporaryDirectory() as folder:
-        recipe = planted.Recipe(chosen, training, train, device(params.compute))
+        recipe = planted.Recipe(chosen, given.at_steps(planted.STEPS), train, device(params.compute))
         controls = planted.plant(world, recipe, Path(folder))
         directions = drawn.directions.double().numpy()
         content = planted.judged(controls, directions, params.stability, f"{subject}/{variant}/planted")
     write_json(metrics_dir(subject, variant) / "planted.json", content)
-    return {"variant": chosen, "train": train, "sae": training, "stability": params.stability}
+    return {"variant": chosen, "train": train, "sae": given, "stability": params.stability}
 
 
 if __name__ == "__main__":
