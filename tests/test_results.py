@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from reseed.params import load_study
 from reseed.reports import readme, studies
 from reseed.review.check import judged_now
 from tests.conftest import ROOT
-from tests.scratch import dvc
+from tests.scratch import dvc, environment
+from tests.sweeps.toy import git
 
 CLAIMS = list(yaml.safe_load((ROOT / "claims.yaml").read_text())["claims"])
 
@@ -26,6 +28,17 @@ LOCKS = [ROOT / "dvc.lock", *sorted(ROOT.glob("studies/*/dvc.lock"))]
 def test_the_lock_belongs_to_the_code_the_parameters_and_the_metrics() -> None:
     done = dvc(ROOT, "repro", "--dry", "--allow-missing")
     assert done.stdout.strip().endswith("Data and pipelines are up to date."), done.stdout
+
+
+@pytest.mark.slow
+def test_an_audit_finds_nothing_but_age() -> None:
+    """As the workflow of a pull request runs it: revisions that a clone has, parameters that are those of the lock."""
+    if git(ROOT, "rev-parse", "--is-shallow-repository").strip() == "true":
+        pytest.skip("a shallow clone has no revisions to look for")
+    done = subprocess.run(
+        ["reseed", "audit", "--allow-stale"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.parent.name)
