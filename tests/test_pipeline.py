@@ -140,19 +140,19 @@ def test_dvcs_own_commands_give_what_a_user_expects(project: Path) -> None:
     assert "metrics/modular/topk-k4/stability.json" in shown
     subprocess.run(["git", "add", "-A"], cwd=project, check=True)
     subprocess.run(["git", "commit", "-qm", "results"], cwd=project, env=environment(), check=True)
-    done = dvc(project, "exp", "run", "--name", "lower-bar", "-S", "stability.shared_cosine=0.3")
+    done = dvc(project, "exp", "run", "--name", "fewer-rows", "-S", "truth.rows.test=50")
     assert done.returncode == 0, done.stderr[-3000:]
     moved = json.loads(dvc(project, "metrics", "diff", "--json").stdout)
-    assert any("shared_fraction" in name for name in moved["metrics/modular/topk-k4/stability.json"])
+    assert any(name.startswith("figures.fidelity") for name in moved["metrics/modular/topk-k4/truth.json"])
     changed = json.loads(dvc(project, "params", "diff", "--json").stdout)["params.yaml"]
-    assert changed["stability.shared_cosine"]["new"] == 0.3
-    assert "lower-bar" in dvc(project, "exp", "show", "--csv").stdout
+    assert changed["truth.rows.test"]["new"] == 50
+    assert "fewer-rows" in dvc(project, "exp", "show", "--csv").stdout
     plots = json.loads(dvc(project, "plots", "show", "--json").stdout)["data"]
     assert {"metrics/modular/topk-k4/steps.csv", "variants"} <= {name.split("::")[-1] for name in plots}
     assert "train@modular-topk-k4" in dvc(project, "dag").stdout
     env = environment()
     log = subprocess.run(["reseed", "log"], cwd=project, env=env, capture_output=True, text=True, check=True).stdout
-    assert "lower-bar" in log
+    assert "fewer-rows" in log
     assert "modular/topk-k4" in log
     subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
     assert dvc(project, "checkout", "--force").returncode == 0

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import yaml
+from typer.testing import CliRunner
 
+from reseed.cli import app
 from tests.conftest import ROOT
 from tests.scratch import environment
 from tests.sweeps.toy import dvc_ok, git
@@ -155,10 +158,20 @@ def rerun(folder: Path, message: str) -> None:
     commit(folder, "results")
 
 
-def claims(folder: Path, *arguments: str, code: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`reseed claims ARGUMENTS` as a user runs it there, with the code of a checkout."""
+def claims(folder: Path, *arguments: str, code: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """`reseed claims ARGUMENTS` there, in this process; as a user runs it, with the code of a checkout, if one is given.
+
+    What would end in a traceback is raised: its exit code is that of a refusal.
+    """
+    words = ["claims", *arguments]
+    if code is None:
+        with contextlib.chdir(folder):
+            found = CliRunner().invoke(app, words, env={"COLUMNS": "100"})
+        if found.exception is not None and not isinstance(found.exception, SystemExit):
+            raise found.exception
+        return subprocess.CompletedProcess(words, found.exit_code, found.stdout, found.stderr)
     return subprocess.run(
-        ["reseed", "claims", *arguments],
+        ["reseed", *words],
         cwd=folder, env=environment() | {"COLUMNS": "100", "PYTHONPATH": str(code / "src")}, capture_output=True,
         text=True, check=False,
     )  # fmt: skip

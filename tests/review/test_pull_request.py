@@ -49,7 +49,7 @@ def test_a_branch_that_improves_lands_with_what_moved(branch: Path) -> None:
     assert changed.parameters == (("planted.yaml", "variants.topk-k4.kappa", 0.8, 0.9),)
     (claim,) = changed.claims
     assert (claim.before, claim.after, claim.changes) == ("supported", "supported", (f"its evidence moved ({FIRST})",))
-    shown = project.claims(branch, "check", "--base", BASE, "--format", "markdown")
+    shown = project.claims(branch, "check", "--base", BASE, "--format", "markdown", code=ROOT)
     assert shown.returncode == 0
     assert show.MARKER in shown.stdout
     assert (
