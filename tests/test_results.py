@@ -112,6 +112,16 @@ def test_metrics_and_plot_data_are_small() -> None:
             assert path.stat().st_size < 300_000, path
 
 
+def test_the_score_of_the_planted_faults_is_a_metric_of_dvc() -> None:
+    done = dvc(ROOT, "metrics", "show", "--json", "metrics/faults.json")
+    assert json.loads(done.stdout)[""]["data"]["metrics/faults.json"]["data"] == read_json(ROOT / "metrics/faults.json")
+
+
+def test_a_pipeline_file_beside_the_metrics_has_no_stage() -> None:
+    """No lock and no run: it only tells DVC what else is a metric."""
+    assert list(yaml.safe_load((ROOT / "metrics/dvc.yaml").read_text())) == ["metrics"]
+
+
 def test_the_same_stages_in_every_study() -> None:
     default = (ROOT / "dvc.yaml").read_bytes()
     for path in sorted(Path(ROOT / "studies").glob("*/dvc.yaml")):

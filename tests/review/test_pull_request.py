@@ -12,7 +12,8 @@ import pytest
 
 from reseed.review import show
 from reseed.review.check import Checks, check
-from reseed.review.difference import Difference, difference
+from reseed.review.difference import NEW, Difference, difference
+from reseed.sweeps.audit import audit
 from tests.conftest import ROOT
 from tests.review import project
 from tests.review.project import CLAIM, FIRST, PAIRS
@@ -58,6 +59,20 @@ def test_a_branch_that_improves_lands_with_what_moved(branch: Path) -> None:
     )
     found = json.loads(project.claims(branch, "check", "--base", BASE, "--format", "json").stdout)
     assert found["against"]["claims"][0]["name"] == CLAIM
+
+
+def test_a_metric_of_no_stage_is_compared_like_the_others(branch: Path) -> None:
+    """As the score of the planted faults is: metrics/dvc.yaml lists it, and has no stage and no lock."""
+    project.write(branch, "metrics/dvc.yaml", {"metrics": ["score.json"]})
+    (branch / "metrics/score.json").write_text('{"refused": 81}\n')
+    project.commit(branch, "a score")
+    checks, changed = looked(branch)
+    assert (only(checks).verdict, checks.blocked) == ("supported", [])
+    assert [(one.file, one.key, one.after, one.how) for one in changed.metrics] == [
+        ("metrics/score.json", "refused", 81, NEW)
+    ]
+    assert "Data and pipelines are up to date." in dvc_ok(branch, "status")
+    assert audit(branch).findings == ()
 
 
 def test_a_branch_that_softens_the_judge_is_stopped_by_the_code_of_the_base(branch: Path, tmp_path: Path) -> None:
