@@ -60,13 +60,13 @@ def read_seeds(variant: str, arm: str = TRAINED) -> Callable[[], object]:
 
 
 @cache
-def check_seeds(variant: str) -> Callable[[], object]:
+def check_seeds(variant: str, subject: str = SUBJECT) -> Callable[[], object]:
     """What the stage stability checks before it makes a figure."""
 
     def attempt() -> None:
-        params, path = load_params(), sae_dir(SUBJECT, variant)
-        activations = read_activations(activations_dir(SUBJECT, TRAINED))
-        check_rows(activations, activations_dir(SUBJECT, TRAINED))
+        params, path = load_params(), sae_dir(subject, variant)
+        activations = read_activations(activations_dir(subject, TRAINED))
+        check_rows(activations, activations_dir(subject, TRAINED))
         check_apart(read_seed_set(path, params.variant(variant), TRAINED, SEEDS), params.train, path)
         check_recorded(path, params.variant(variant), SEEDS, activations)
 
@@ -113,6 +113,19 @@ def change_json(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 def change_tensors(path: Path, change: Callable[[str, Tensor], Tensor]) -> None:
     write_tensors(path, {name: change(name, tensor.clone()) for name, tensor in read_tensors(path).items()})
+
+
+def change_saes(
+    variant: str, subject: str, config: Callable[[dict[str, Any]], object], without: tuple[str, ...]
+) -> None:
+    """Every seed's cfg.json changed by hand, and some of its weights left out: another architecture's checkpoint."""
+    for seed in SEEDS:
+        folder = sae_dir(subject, variant) / f"seed_{seed}"
+        change_json(folder / "cfg.json", config)
+        weights = read_tensors(folder / "sae_weights.safetensors")
+        write_tensors(
+            folder / "sae_weights.safetensors", {name: one for name, one in weights.items() if name not in without}
+        )
 
 
 def turn(variant: str, seeds: tuple[int, ...] = SEEDS) -> None:

@@ -34,9 +34,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "penalised": {
         "architecture": "standard", "d_sae": 128, "objectives": {"sparsity": {"penalty": "l1", "coefficient": 0.5}}
     },
+    "nested": {"architecture": "matryoshka", "d_sae": 48, "k": 4, "widths": [16, 48]},
+    "routed": {"architecture": "routesae", "d_sae": 16, "k": 2},
 }  # fmt: skip
-"""Of the tiny run, whose d_in is 32: more latents than dimensions, as many, and fewer; a control of the first; and one
-that the run leaves out."""
+"""Of the tiny run, whose d_in is 32: more latents than dimensions, as many, and fewer; a control of the first; one
+that the run leaves out; a Matryoshka SAE; and a router, over two layers of the tiny GPT, whose d_in is 8."""
 
 
 @contextmanager
@@ -73,7 +75,7 @@ def modular(folder: Path) -> None:
         for arm in ("trained", "random_model"):
             stage("capture")("modular", arm)
             stage("train")("modular", "wide", arm)
-        for variant in ("square", "narrow", "wide-frozen"):
+        for variant in ("square", "narrow", "wide-frozen", "nested"):
             stage("train")("modular", variant, "trained")
     for curve in folder.glob("models/modular/*/curves/**/*.tsv"):
         if curve.stem != "unexplained_variance":  # the only one that a later stage reads; the base is copied often
@@ -81,21 +83,35 @@ def modular(folder: Path) -> None:
 
 
 def language(folder: Path) -> None:
-    """A padded text of one document a sequence, and an untrained GPT that reads it."""
+    """A padded text of one document a sequence, an untrained GPT that reads it, and the text of another corpus."""
     parameters(folder)
-    shutil.copy(ROOT / "subjects" / "gsm8k-gpt.yaml", folder / "subjects" / "tiny.yaml")
 
     def tiny(subject: dict[str, Any]) -> None:
         subject["data"] |= {"n_ctx": N_CTX, "packing": "padded"}
         subject["model"] = GPT.model_dump(mode="json")
-        subject["capture"] |= {"hook_name": "blocks.1.hook_resid_post"}
+        hook = "blocks.1.hook_resid_post"
+        subject["capture"] |= {"hook_name": hook, "arms": ["trained", "ood"], "ood": "elsewhere"}
         subject["sae"] |= {"batch_size": 64, "warm_up_steps": 5, "max_steps": 40, "check_every": 20, "min_steps": 20}
 
-    scratch.edit(folder / "subjects" / "tiny.yaml", tiny)
+    for name in ("tiny", "elsewhere"):
+        shutil.copy(ROOT / "subjects" / "gsm8k-gpt.yaml", folder / "subjects" / f"{name}.yaml")
+        scratch.edit(folder / "subjects" / f"{name}.yaml", tiny)
+    scratch.edit(folder / "subjects" / "elsewhere.yaml", lambda subject: subject["data"].update(corpus="openr1"))
     with inside(folder):
         _write_text(tokens_dir("tiny"))
+        write_padded(tokens_dir("elsewhere"), seed=3)
         lm_dir("tiny").mkdir(parents=True)
         save_transformer(gpt(), load_language("tiny").model, lm_dir("tiny"), {"loss": 1.0})
+
+
+def routed(folder: Path) -> None:
+    """Two layers of the tiny GPT, and three seeds of an SAE that routes each row to one of them."""
+    language(folder)
+    hooks = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    scratch.edit(folder / "subjects" / "tiny.yaml", lambda subject: subject["capture"].update(hook_name=hooks))
+    with inside(folder):
+        stage("capture")("tiny", "trained")
+        stage("train")("tiny", "routed", "trained")
 
 
 def _write_text(path: Path) -> None:

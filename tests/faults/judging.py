@@ -4,39 +4,54 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from unittest.mock import patch
 
 import numpy as np
+import torch
 import yaml
 
+import reseed.benchmarks.evals as evals_room
 import reseed.stability.ood as ood_room
 from reseed import ReseedError
-from reseed.activations.store import read_activations, read_truth
-from reseed.artifacts import activations_dir, artefacts, metrics_dir, read_json, sae_dir, write_json
-from reseed.claims.gates import GATES
+from reseed.activations.store import Activations, read_activations, read_truth
+from reseed.artifacts import (
+    activations_dir,
+    artefacts,
+    metrics_dir,
+    raw_dir,
+    read_json,
+    sae_dir,
+    tokens_dir,
+    write_json,
+)
+from reseed.benchmarks.arms import SAE_ARM, JudgedSae
+from reseed.claims.gates import FAILED, GATES, PASSED, Case
 from reseed.claims.registry import ALWAYS, SLOTS
 from reseed.matching import unit_rows
-from reseed.params import TRAINED, load_params, load_sae_training
+from reseed.params import TRAINED, Params, SaeTraining, load_params, load_sae_training
 from reseed.review.check import check
 from reseed.stability.activity import held_out_activity, held_out_places
-from reseed.stability.jackknife import Groups, mean_over_seeds
-from reseed.stability.report import with_interval
+from reseed.stability.arms import Activity
+from reseed.stability.jackknife import Groups
 from reseed.stability.variants import compare_variants
 from tests import scratch
+from tests.activations import builders
 from tests.conftest import ROOT, stage
 from tests.faults import bases
-from tests.faults.attempts import change_json, change_params, dvc
+from tests.faults.attempts import change_json, change_params, change_subject, dvc
 from tests.faults.museum import Exhibit, Fault
 from tests.review import project
 from tests.sweeps.toy import git
 
-WORLD, FOUND, FROZEN = "world", "found", "frozen"
+WORLD, FOUND, FROZEN, READ = "world", "found", "frozen", "read"
 CLAIM = "they-agree"
 STEPS = 1500
-COMPARISON = Path("metrics/comparisons/rivals.json")
+COMPARISON, INVERSE = (Path(f"metrics/comparisons/{name}.json") for name in ("rivals", "inverse"))
+FOLLOWED = "evals:sparse_probing/followed"
 
 
 def world(folder: Path) -> None:
@@ -49,6 +64,7 @@ def world(folder: Path) -> None:
     def tiny(params: dict[str, Any]) -> None:
         params["compute"] = {"threads": 1, "device": "cpu"}
         params["variants"] = {FOUND: found, FROZEN: found | {"soft_frozen": 0.8}}
+        params["evals"]["settings"] = {"sparse_probing": {}, "tpp": {}}
         params["stability"]["null_draws"] = 1
 
     def small(subject: dict[str, Any]) -> None:
@@ -63,10 +79,13 @@ def world(folder: Path) -> None:
         stage("synthesise")(WORLD)
         for variant in (FOUND, FROZEN):
             stage("train")(WORLD, variant, TRAINED)
+        for manifest in (raw_dir(WORLD) / "manifest.json", tokens_dir(WORLD) / "index.json"):
+            write_json(manifest, {})  # of the benchmark's texts, which this one has none of
         for variant in (FOUND, FROZEN):
             _score(variant)
-            probe(variant)
+            benchmark(variant)
         compare(FOUND, FROZEN)
+        compare(FROZEN, FOUND, INVERSE)
         elsewhere(0.75, 0.625)
         write_claim(FOUND)
 
@@ -75,30 +94,38 @@ def _score(variant: str) -> None:
     stage("stability")(WORLD, variant, TRAINED, TRAINED)
 
 
-def probe(variant: str) -> None:
-    """How well the best latent of each feature follows it on held-out rows (mean |correlation|), with controls."""
+def benchmark(variant: str) -> None:
+    """evals.json by its own writer: how well the best latent of each feature follows it on held-out rows (mean
+    |correlation|), with controls, in the place of what SAEBench's processes would give for two of its evals."""
     params, training = load_params(), load_sae_training(WORLD).at_steps(STEPS)
     activations, truth = read_activations(activations_dir(WORLD, TRAINED)), read_truth(activations_dir(WORLD, TRAINED))
     assert truth is not None
     codes = truth.codes[held_out_places(len(truth.codes))].numpy()
+    read = {name: _activity(name, params, training, activations) for name in (variant, FROZEN)}
+    latents = {
+        SAE_ARM: read[variant].trained,
+        "random_sae": read[variant].untrained,
+        "frozen_sae": read[FROZEN].trained,
+    }
+    followed = {
+        f"{name}_seed_{seed}": _followed(one, codes)
+        for name, some in latents.items()
+        for seed, one in zip(params.train.seeds, some, strict=True)
+    }
+    saes = [JudgedSae(name, seed, Path(), TRAINED) for name in latents for seed in params.train.seeds]
 
-    def scores(name: str) -> tuple[list[float], list[float]]:
-        activity = held_out_activity(sae_dir(WORLD, name), params.variant(name), training, params.train, activations)
-        return [_followed(one, codes) for one in activity.trained], [
-            _followed(one, codes) for one in activity.untrained
-        ]
+    def given(_process: Any, _name: str, job: dict[str, Any], *_: Any) -> dict[str, dict[str, float]]:
+        return {label: {"followed": followed[label]} for label in job["saes"]}
 
-    own, untrained = scores(variant)
-    frozen, _ = scores(FROZEN)
-    groups = Groups(len(own))
+    with patch.multiple(evals_room, run=given, preflight=lambda *_: [], is_encoder=lambda _: False):
+        content = evals_room.judge(
+            saes, WORLD, {TRAINED: ""}, params, torch.device("cpu"), 1, Path("results"), Path("work")
+        )
+    write_json(metrics_dir(WORLD, variant) / "evals.json", {"artefacts": artefacts(WORLD, variant)} | content)
 
-    def figure(values: list[float]) -> dict[str, float]:
-        return with_interval(mean_over_seeds(values, groups), params.stability.confidence)
 
-    followed = figure(own)
-    for control, others in (("random_sae", untrained), ("frozen_sae", frozen)):
-        followed |= {"may_gate": 1, f"over_{control}": figure([a - b for a, b in zip(own, others, strict=True)])}
-    write_json(metrics_dir(WORLD, variant) / "probe.json", {"artefacts": artefacts(WORLD, variant), "score": followed})
+def _activity(variant: str, params: Params, training: SaeTraining, activations: Activations) -> Activity:
+    return held_out_activity(sae_dir(WORLD, variant), params.variant(variant), training, params.train, activations)
 
 
 def _followed(latents: Any, codes: Any) -> float:
@@ -106,13 +133,13 @@ def _followed(latents: Any, codes: Any) -> float:
     return float(np.abs(standard[1] @ standard[0].T).max(1).mean())
 
 
-def compare(variant: str, rival: str, l0: float | None = None) -> None:
+def compare(variant: str, rival: str, path: Path = COMPARISON, l0: float | None = None) -> None:
     """An SAE beside a rival at equal L0 and steps, which is called a transcoder here."""
     contents = {name: read_json(metrics_dir(WORLD, name) / "stability.json") for name in (variant, rival)}
     contents[rival]["architecture"] = "transcoder"
     if l0 is not None:
         contents[rival]["trained"]["l0"]["value"] = l0
-    write_json(COMPARISON, compare_variants(contents, variant, 0.0, 1.0, 0.95, l0_tolerance=0.1))
+    write_json(path, compare_variants(contents, variant, 0.0, 1.0, 0.95, l0_tolerance=0.1))
 
 
 def elsewhere(inside: float, outside: float) -> None:
@@ -129,13 +156,14 @@ def elsewhere(inside: float, outside: float) -> None:
 
 
 def write_claim(variant: str, **change: Any) -> None:
-    evidence = [f"metrics/{WORLD}/{variant}/{kind}.json" for kind in ("stability", "probe")] + [str(COMPARISON)]
+    evidence = [f"metrics/{WORLD}/{variant}/{kind}.json" for kind in ("stability", "evals")]
+    evidence.append(str(COMPARISON if variant == FOUND else INVERSE))
     claim = {
         "statement": "These SAEs agree across seeds, on features that are there.",
         "statistic": "pw_mcc", "unit": "kappa",
         "tests": [{"figure": "trained", "over": "each", "above": 0.1}],
         "evidence": evidence + [evidence[-1]] * (SLOTS - len(evidence)),
-        "speaks_of": {f"{WORLD}/{variant}": {"k": 3}}, "minimum_seeds": 5, "benchmark": "probe:score",
+        "speaks_of": {f"{WORLD}/{variant}": {"k": 3}}, "minimum_seeds": 5, "benchmark": FOLLOWED,
         "gates": [*ALWAYS, "random_dictionary", "benchmark", "frozen_decoder", "transcoder", "correctness"],
         "registered": "a" * 40,
     } | change  # fmt: skip
@@ -157,12 +185,50 @@ def judged_elsewhere() -> None:
     judged()
 
 
-def scored_and_judged() -> None:
-    """The stages stability and claims, and between them the benchmark."""
-    _score(FOUND)
-    probe(FOUND)
+def trained_and_judged() -> None:
+    """The stages train, stability and claims, and between them the benchmark."""
+    for variant in (FOUND, FROZEN):
+        stage("train")(WORLD, variant, TRAINED)
+    for variant in (FROZEN, FOUND):
+        _score(variant)
+    benchmark(FOUND)
     compare(FOUND, FROZEN)
     judged()
+
+
+def texts(folder: Path) -> None:
+    """The tiny GPT and a text of many tokens, so that a token at a position is rarely there twice; a claim on them."""
+    wide = {"VOCABULARY": 4000, "SIZES": {"train": 400, "validation": 40, "test": 40}}
+    with patch.multiple(builders, **wide):
+        bases.language(folder)
+
+    def longer(subject: dict[str, Any]) -> None:
+        subject["sae"] |= {"batch_size": 256, "warm_up_steps": 50, "max_steps": 4000, "check_every": 50}
+
+    def five(params: dict[str, Any]) -> None:
+        params["train"]["seeds"] = [0, 1, 2, 3, 4]
+        params["variants"] = {READ: {"architecture": "batchtopk", "d_sae": 4, "k": 1, "steps": 3000}}
+
+    scratch.edit(folder / "subjects/tiny.yaml", longer)
+    scratch.edit(folder / "params.yaml", five)
+    evidence = f"metrics/tiny/{READ}/stability.json"
+    with bases.inside(folder):
+        write_claim(
+            READ, evidence=[evidence] * SLOTS, speaks_of={f"tiny/{READ}": {"k": 1}}, benchmark=None, gates=[*ALWAYS],
+            tests=[{"figure": "trained", "over": "each", "above": 0.0}],
+        )  # fmt: skip
+
+
+def read_and_judged() -> None:
+    """All stages from the capture of a language model to the claim."""
+    stage("capture")("tiny", TRAINED)
+    stage("train")("tiny", READ, TRAINED)
+    stage("stability")("tiny", READ, TRAINED, TRAINED)
+    judged()
+
+
+def _in_front_of_the_model(_: Exhibit) -> None:
+    change_subject(lambda subject: subject["capture"].update(hook_name="blocks.0.hook_resid_pre"), "tiny")
 
 
 def reviewed(folder: Path) -> None:
@@ -188,44 +254,36 @@ def _stability(change: Any, variant: str = FOUND) -> Any:
 
 
 def _barely_trained(_: Exhibit) -> None:
-    def fewer(params: dict[str, Any]) -> None:
-        params["variants"][FOUND]["steps"] = 40
-
-    change_params(fewer)
-    scratch.edit(
-        Path(f"subjects/{WORLD}.yaml"), lambda s: s["sae"].update(min_steps=20, check_every=5, warm_up_steps=5)
-    )
-    stage("train")(WORLD, FOUND, TRAINED)
+    change_params(lambda params: params["variants"][FOUND].update(steps=50))
 
 
 def _another_sets_benchmark(_: Exhibit) -> None:
-    shutil.copy(metrics_dir(WORLD, FROZEN) / "probe.json", metrics_dir(WORLD, FOUND) / "probe.json")
+    shutil.copy(metrics_dir(WORLD, FROZEN) / "evals.json", metrics_dir(WORLD, FOUND) / "evals.json")
 
 
 def _another_runs_agreement(_: Exhibit) -> None:
     shutil.copy(metrics_dir(WORLD, FROZEN) / "stability.json", metrics_dir(WORLD, FOUND) / "stability.json")
 
 
-def _inverted(_: Exhibit) -> None:
-    compare(FROZEN, FOUND)
-    evidence = [f"metrics/{WORLD}/{FROZEN}/{kind}.json" for kind in ("stability", "probe")] + [str(COMPARISON)]
-    write_claim(
-        FROZEN, evidence=evidence + [evidence[-1]] * (SLOTS - len(evidence)),
-        gates=[*ALWAYS, "random_dictionary", "transcoder"],
-    )  # fmt: skip
+def _inverted(exhibit: Exhibit) -> None:
+    """What passed fails, and what failed passes."""
+    real = GATES["transcoder"]
+
+    def look(case: Case) -> tuple[str, str]:
+        outcome, said = real.look(case)
+        return {PASSED: FAILED, FAILED: PASSED}.get(outcome, outcome), said
+
+    exhibit.stack.enter_context(patch.dict(GATES, transcoder=replace(real, look=look)))
 
 
-def _without_controls(_: Exhibit) -> None:
-    def strip(content: dict[str, Any]) -> None:
-        dense = content["score"].pop("over_random_sae")
-        content["score"]["over_dense_probe"] = dense
-
-    change_json(metrics_dir(WORLD, FOUND) / "probe.json", strip)
+def _benchmark(change: Callable[[dict[str, Any]], object]) -> Any:
+    return lambda _: change_json(
+        metrics_dir(WORLD, FOUND) / "evals.json", lambda content: change(content["sparse_probing"]["followed"])
+    )
 
 
-def _of_a_seed_alone(_: Exhibit) -> None:
-    """Only SAEBench's own evals say that they may not gate; the benchmark is called by the name of one."""
-    change_json(metrics_dir(WORLD, FOUND) / "probe.json", lambda content: content["score"].update(may_gate=0))
+def _without_controls(followed: dict[str, Any]) -> None:
+    followed["over_dense_probe"] = followed.pop("over_random_sae")
 
 
 def _pairs(content: dict[str, Any]) -> None:
@@ -247,16 +305,20 @@ def _dead_disagree(content: dict[str, Any]) -> None:
             one["kappa_deleted"] = [value / 10 for value in one["kappa_deleted"]]
 
 
-def _quarantined(_: Exhibit) -> None:
-    reason = "the answer stands in the input"
-    change_json(activations_dir(WORLD, TRAINED) / "index.json", lambda index: index.update(quarantine=reason))
-
-
 def _three_seeds(_: Exhibit) -> None:
     change_params(lambda params: params["train"].update(seeds=[0, 1, 2]))
-    for variant in (FOUND, FROZEN):
-        for seed in (3, 4):
-            shutil.rmtree(sae_dir(WORLD, variant) / f"seed_{seed}")
+
+
+def _never_passes(exhibit: Exhibit) -> None:
+    shut = replace(
+        GATES["benchmark"], look=lambda _: (FAILED, "five latents are below a dense probe of all dimensions")
+    )
+    exhibit.stack.enter_context(patch.dict(GATES, benchmark=shut))
+
+
+def _the_same_id_twice(_: Exhibit) -> None:
+    text = Path("claims.yaml").read_text()
+    Path("claims.yaml").write_text(text + text.partition("\n")[2].replace("minimum_seeds: 5", "minimum_seeds: 3"))
 
 
 def _tried(times: int) -> Any:
@@ -334,8 +396,8 @@ FAULTS = (
         "under_training", "HUSAI 1.5.2", "SAEs stopped near their initialisation",
         "120 to 280 steps left decoders at cosine 0.81 to 0.975 to their own start. Starts are independent between "
         "seeds, so that agreement is that of chance by construction; the thesis 'trained is as random' followed.",
-        "the SAEs take 40 steps.",
-        world, _barely_trained, scored_and_judged,
+        "the SAEs take 50 steps.",
+        world, _barely_trained, trained_and_judged,
         r"world/found: converged: (the decoder of the trained arm is at cosine|pw_mcc of the trained arm is not)",
     ),
     Fault(
@@ -344,7 +406,7 @@ FAULTS = (
         "whatever the candidate was.",
         "the benchmark's file is that of the other seed set.",
         world, _another_sets_benchmark, judged,
-        r"found/probe\.json is of models/world/found unknown, and .* not of the same run",
+        r"found/evals\.json is of models/world/found unknown, and .* not of the same run",
     ),
     Fault(
         "figures_of_two_runs", "HUSAI 1.5.15", "Figures of different runs side by side",
@@ -357,8 +419,16 @@ FAULTS = (
         "inverted_transcoder_gate", "HUSAI 1.5.6", "A gate that passes when the competitor is ahead",
         "The transcoder gate asked that the transcoder agree more than the SAE, failed as planned, and passed after "
         "the best of sixteen settings.",
-        "the two are exchanged: what is called the transcoder is the set that agrees more.",
-        world, _inverted, judged, r"transcoder: kappa of pw_mcc less that of found: # \[#, #\], to be above 0",
+        "the code of the gate takes failed for passed, and passed for failed.",
+        world, _inverted, judged,
+        r"transcoder: the gate passes a planted null \(kappa of pw_mcc less that of frozen: # \[#, #\]",
+    ),
+    Fault(
+        "competitor_ahead", "HUSAI 1.5.6", "A claim whose competitor is ahead",
+        "The same, with the gate as it should be: the transcoder agreed more than the SAE, and that was called passed.",
+        "the claim is made of the set that agrees less than its competitor.",
+        world, _claimed(FROZEN, gates=[*ALWAYS, "random_dictionary", "transcoder"]), judged,
+        r"not supported: .*transcoder: kappa of pw_mcc less that of found: # \[#, #\], to be above 0",
     ),
     Fault(
         "l0_not_matched", "HUSAI 1.5.11", "A matched budget that is not",
@@ -380,14 +450,52 @@ FAULTS = (
         "At most five latents had to beat a dense probe of 512 dimensions, which the public SAE does not either; the "
         "comparison with an SAE of the same shape was never made.",
         "the benchmark stands beside a dense probe in place of an untrained SAE.",
-        world, _without_controls, judged, r"score stands beside no random_sae, the control that this gate needs",
+        world, _benchmark(_without_controls), judged,
+        r"evals\.json: sparse_probing/followed stands beside no random_sae, the control that this gate needs",
+    ),
+    Fault(
+        "gate_that_cannot_pass", "HUSAI 1.5.9, 1.4", "A gate that nothing could pass",
+        "At most five latents had to beat all 512 dimensions, which no SAE does: the external gate failed in every "
+        "cycle, and said nothing of any candidate.",
+        "the code of the gate fails whatever it sees.",
+        world, _never_passes, judged,
+        r"benchmark: the gate does not pass a planted positive \(five latents are below a dense probe",
+    ),
+    Fault(
+        "null_baseline", "HUSAI 1.4", "A baseline that is null",
+        "A layer had no baseline, its place in a table was null, and the aggregation broke down after 24 conditions.",
+        "the difference to the control is null in the benchmark's file.",
+        world, _benchmark(lambda followed: followed.update(over_random_sae=None)), judged,
+        r"evals\.json: sparse_probing/followed/over_random_sae: .*found None, allowed",
+    ),
+    Fault(
+        "unknown_figure", "HUSAI 1.4", "A figure that no file has",
+        "The code of one benchmark asked for keys that the results of another had.",
+        "the claim names a table that the benchmark's file does not have.",
+        world, _claimed(FOUND, benchmark="evals:sparse-probing/followed"), judged,
+        r"evals\.json: found no 'sparse-probing' of 'sparse-probing'; known there: artefacts, sparse_probing, tpp",
+    ),
+    Fault(
+        "one_figure_under_anothers_name", "HUSAI 1.4", "A figure under another's name",
+        "'Feature sensitivity' measured sparsity, an overlap by words had two definitions, and explained variance "
+        "four.",
+        "the claim calls its kappa an accuracy.",
+        world, _claimed(FOUND, unit="accuracy"), judged,
+        r"claims\.they-agree: found .* allowed: the unit kappa, which is that of a statistic",
+    ),
+    Fault(
+        "key_overwritten", "RL-Decoder 2.3", "A key that stands twice",
+        "Results were kept under a key that a later one overwrote.",
+        "the claim stands twice under its id, the second time with fewer seeds.",
+        world, _the_same_id_twice, judged,
+        r"claims\.yaml: claims\.they-agree: found twice, allowed: every id once",
     ),
     Fault(
         "benchmark_of_the_seed", "HUSAI 1.5.10", "A benchmark that moves with the seed",
         "The same SAE scored -0.133 one day and -0.042 the next; SCR and TPP move with the seed alone.",
-        "the benchmark is one that may not gate.",
-        world, _of_a_seed_alone, judged,
-        r"benchmark: .* score is not marked as one that may gate: it moves with the seed alone",
+        "the claim's benchmark is TPP in the place of sparse probing.",
+        world, _claimed(FOUND, benchmark="evals:tpp/followed"), judged,
+        r"benchmark: .*evals\.json: tpp is not marked as one that may gate: it moves with the seed alone",
     ),
     Fault(
         "pairs_as_the_unit", "HUSAI 1.5.13", "Pairs of seeds in a claim",
@@ -398,8 +506,8 @@ FAULTS = (
     Fault(
         "too_few_seeds", "HUSAI 1.5.13", "Three seeds and a factor of 1.96",
         "Lower bounds over three to five seeds took the normal quantile.",
-        "three seeds are scored where the claim asks for five.",
-        world, _three_seeds, scored_and_judged, r"found/stability\.json: 3 seeds, the claim asks for 5",
+        "train.seeds has three seeds, and the claim asks for five.",
+        world, _three_seeds, trained_and_judged, r"found/stability\.json: 3 seeds, the claim asks for 5",
     ),
     Fault(
         "another_condition", "HUSAI 1.5.15", "Evidence of another setting",
@@ -420,7 +528,7 @@ FAULTS = (
         "SAEs that had hardly left their start were compared with random decoders only.",
         "the claim is made of the soft-frozen set, against the soft-frozen control.",
         world, _claimed(FROZEN, gates=[*ALWAYS, "benchmark", "frozen_decoder"]), judged,
-        r"not supported: .*frozen_decoder: probe: score less that of the frozen_sae: #",
+        r"not supported: .*frozen_decoder: evals: sparse_probing/followed less that of the frozen_sae: #",
     ),
     Fault(
         "test_that_cannot_fail", "RL-Decoder 2.4.7", "A test that cannot fail",
@@ -439,17 +547,19 @@ FAULTS = (
         r"alive: trained, world/found: holds over alive latents, refuted over all",
     ),
     Fault(
-        "quarantined_evidence", "HUSAI 1.5.1", "A claim on a subject with a known leak",
-        "The answer stood in the input, and every figure of the toy was one of 113 clusters of that token.",
-        "the activations carry the mark of a subject that runs because its leak check fails.",
-        world, _quarantined, scored_and_judged, r"the subject is quarantined \(the answer stands in the input\)",
+        "quarantined_evidence", "HUSAI 1.5.8", "A claim on what the model did not compute",
+        "The stability, the benchmarks and the frontier of a 'real language model' were of a hook point in front of "
+        "its first layer, a table of tokens.",
+        "capture.hook_name is blocks.0.hook_resid_pre, a lookup of the token and its position.",
+        texts, _in_front_of_the_model, read_and_judged,
+        r"read/stability\.json: the subject is quarantined \(blocks\.0\.hook_resid_pre is a lookup of the token and",
     ),
     Fault(
         "missing_evidence", "HUSAI 1.5.16", "A missing file that passes",
         "A missing artefact failed a gate only if an option asked for it.",
         "the benchmark's file is gone.",
-        world, lambda _: (metrics_dir(WORLD, FOUND) / "probe.json").unlink(), judged,
-        r"metrics/world/found/probe\.json: the file does not exist",
+        world, lambda _: (metrics_dir(WORLD, FOUND) / "evals.json").unlink(), judged,
+        r"metrics/world/found/evals\.json: the file does not exist",
     ),
     Fault(
         "best_of_n", "HUSAI 1.5.6", "The best of sixteen",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ import sae_bench.evals.sparse_probing.main as sparse_probing
 import torch
 from torch import Tensor
 
+from reseed import ReseedError
 from reseed.activations.store import read_activations
-from reseed.artifacts import activations_dir, lm_dir, metrics_dir, sae_dir
+from reseed.artifacts import activations_dir, lm_dir, metrics_dir, read_json, sae_dir
 from reseed.benchmarks.arms import with_controls
 from reseed.benchmarks.controls import load_sae
 from reseed.benchmarks.probing import run_sparse_probing, write_task_activations
-from reseed.benchmarks.tasks import balanced_classes
+from reseed.benchmarks.tasks import balanced_classes, baselines
 from reseed.models.transformer import load_transformer, weights_sha256
 from reseed.params import RANDOM_MODEL, TRAINED, SaeBench, load_params, load_subject
 from tests.faults import bases
@@ -25,7 +27,7 @@ from tests.faults.attempts import SUBJECT, change_json, change_params, change_su
 from tests.faults.museum import Exhibit, Fault
 from tests.stability.test_variants import HIGH
 
-ROWS, D_IN, TASK = 40, 32, "sign"
+ROWS, D_IN, TASK = 240, 32, "sign"
 ACTIVATIONS = {
     split: torch.randn(ROWS, D_IN, generator=torch.Generator().manual_seed(i))
     for i, split in enumerate(("train", "test"))
@@ -58,6 +60,54 @@ def _probe() -> None:
     run_sparse_probing(sae, model, [TASK], Path("cache"), OPTIONS, "museum", None)
 
 
+def _told_from_noise() -> None:
+    """What the stage probes says of a task; one that does not count has no part in any figure."""
+    rows = dict(ACTIVATIONS)
+    for record in baselines(_tasks(), rows, rows, OPTIONS):
+        if not record["counts"]:
+            raise ReseedError(
+                f"the task {record['task']!r} does not count: a dense probe is right in {record['dense']:.1%} of the "
+                f"rows, the best of {OPTIONS.shuffles} probes on shuffled labels in {record['shuffled_max']:.1%}"
+            )
+
+
+def _labelled(labels: Callable[[Tensor], Tensor]) -> Callable[[Exhibit], object]:
+    return lambda exhibit: exhibit.replace(sys.modules[__name__], "label", labels)
+
+
+def _mostly_one_class(rows: Tensor) -> Tensor:
+    return (torch.arange(len(rows)) % 12 == 0).long()
+
+
+def _of_indices(rows: Tensor) -> Tensor:
+    i = torch.arange(len(rows))
+    return (i // 8 * (i % 8) % 5 == 0).long()
+
+
+def _more_latents(exhibit: Exhibit) -> None:
+    exhibit.replace(sys.modules[__name__], "OPTIONS", OPTIONS.model_copy(update={"k_values": (100,)}))
+
+
+def _compared() -> None:
+    """The stage compare; where a variant is not accepted over the baseline, why is the message."""
+    run("compare", "study.yaml", "modular-k")()
+    for name, row in read_json(Path("metrics/comparisons/modular-k.json"))["variants"].items():
+        found = row.get("against_baseline")
+        if found and found["verdict"] != "accepted":
+            gained, lost = found["kappa_difference"], found["explained_variance_fall"]
+            raise ReseedError(
+                f"{name}: {found['verdict']}: kappa is {gained['value']:.3f} above the baseline's, and explained "
+                f"variance {lost['value']:.3f} [{lost['low']:.3f}, {lost['high']:.3f}] below"
+            )
+
+
+def _variance_given_up(_: Exhibit) -> None:
+    lost = {"value": 0.6, "low": 0.59, "high": 0.61}
+    change_json(
+        metrics_dir(SUBJECT, "b") / "stability.json", lambda found: found["trained"].update(explained_variance=lost)
+    )
+
+
 def _earlier_cache(_: Exhibit) -> None:
     Path("cache").mkdir()
     torch.save({}, Path("cache") / f"{TASK}_activations.pt")
@@ -74,8 +124,8 @@ def _left_out(exhibit: Exhibit) -> None:
     exhibit.replace(sparse_probing, "run_eval_single_sae", marked)
 
 
-def _one_class(exhibit: Exhibit) -> None:
-    exhibit.replace(sys.modules[__name__], "label", lambda rows: torch.zeros(len(rows), dtype=torch.int64))
+def _one_class(rows: Tensor) -> Tensor:
+    return torch.zeros(len(rows), dtype=torch.int64)
 
 
 def _with_controls() -> None:
@@ -110,8 +160,30 @@ FAULTS = (
         "one_class", "RL-Decoder 2.4.9", "A probe on labels of one class",
         "A probe was right in 100 % of the cases because the label was the same in all of them.",
         "every row has the label 0.",
-        bases.nothing, _one_class, _tasks,
+        bases.nothing, _labelled(_one_class), _tasks,
         r"probe task sign/train: found 1 classes, allowed: at least 2",
+    ),
+    Fault(
+        "labels_of_indices", "RL-Decoder 2.4.2", "Labels that have nothing to do with the rows",
+        "The labels of a benchmark were `i * j % 5` of the indices.",
+        "the label of a row is whether i * j is divisible by 5, i and j being made of its number.",
+        bases.nothing, _labelled(_of_indices), _told_from_noise,
+        r"the task 'sign' does not count: a dense probe is right in #% of the rows, the best of 19 probes on shuffled",
+    ),
+    Fault(
+        "majority_class", "RL-Decoder 2.3", "Accuracy without its baseline",
+        "A probe was right in 83 to 91 % of the cases, the most frequent class alone in 91.8 %: no class weights, and "
+        "no majority baseline beside it.",
+        "eleven of twelve rows have the label 0, whatever stands in them.",
+        bases.nothing, _labelled(_mostly_one_class), _told_from_noise,
+        r"the task 'sign' does not count: a dense probe is right in #% of the rows, the best of 19 probes on shuffled",
+    ),
+    Fault(
+        "more_latents_than_there_are", "RL-Decoder 2.4.6", "The best 128 of 50",
+        "'Top-128' patches took their latents from lists that ended at 50.",
+        "saebench.k_values asks for the best 100 of 48 latents.",
+        bases.modular, _more_latents, _probe,
+        r"saebench\.k_values: found 100, allowed: at most d_sae \(48\)",
     ),
     Fault(
         "cache_by_name", "HUSAI 1.4", "A benchmark's cache under a name that was used before",
@@ -150,6 +222,14 @@ FAULTS = (
         "the evidence has a value for each of the ten pairs of five seeds.",
         bases.compared, _pairs_as_units, run("compare", "study.yaml", "modular-k"),
         r"b/stability\.json: pw_mcc: found 10 left-out values for 5 independent seeds, allowed: one for each",
+    ),
+    Fault(
+        "variance_given_up", "HUSAI 1.5.5", "Agreement bought with reconstruction",
+        "A consistency objective gave an agreement of 0.84 and took 0.24 to 0.34 of the explained variance, once 1.05; "
+        "the gate on its fall was one of several, and the best agreement was chosen.",
+        "the explained variance of the variant that agrees more is 0.3 lower.",
+        bases.compared, _variance_given_up, _compared,
+        r"b: not accepted: kappa is # above the baseline's, and explained variance # \[#, #\] below",
     ),
     Fault(
         "missing_control", "HUSAI 1.5.16", "A control that is not there",

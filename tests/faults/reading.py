@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -16,16 +16,19 @@ from torch import Tensor
 import reseed.activations.capture as capture_room
 import reseed.activations.language as language_room
 import reseed.models.transformer as transformer_room
+import reseed.text.alignment as alignment_room
 from reseed.activations.gaussian import gaussian_rows
-from reseed.activations.store import Provenance, read_activations, write_activations
+from reseed.activations.store import read_activations
 from reseed.activations.writer import ActivationWriter
-from reseed.artifacts import activations_dir, lm_dir, raw_dir, read_tensors, sha256, tokens_dir
+from reseed.artifacts import activations_dir, derive_seed, lm_dir, raw_dir, read_tensors, sha256, tokens_dir
 from reseed.params import SPLITS, TRAINED
 from reseed.stability.checks import check_control, check_rows
 from reseed.subjects import overlap
 from reseed.subjects.corpora import write_corpus
 from reseed.subjects.sources import File
 from reseed.text.tokens import Tokens
+from reseed.text.traces import check_traced
+from tests.conftest import stage
 from tests.faults import bases
 from tests.faults.attempts import (
     SUBJECT,
@@ -43,6 +46,7 @@ from tests.subjects import looks
 
 Splits = dict[str, Tensor]
 REAL_CAPTURE = capture_room.capture
+NOISE_STAGE = stage("gaussian")
 
 
 def _read_at_the_answer(_: Exhibit) -> None:
@@ -63,6 +67,10 @@ def _test_documents_in_training(_: Exhibit) -> None:
     change_raw(raw_dir("tiny") / "train.jsonl", lambda lines: [*lines, test[0]])
 
 
+def _no_test(_: Exhibit) -> None:
+    change_raw(raw_dir("tiny") / "test.jsonl", lambda _: [])
+
+
 def _train_on_prompts(_: Exhibit) -> None:
     lines = (Path("corpora") / "gsm8k" / "train.jsonl").read_text().splitlines()
     prompts = [json.loads(line)["question"] for line in lines]
@@ -80,6 +88,55 @@ def _downloaded() -> None:
         write_corpus(looks.data(), Path("raw"))
 
 
+def _another_pattern(_: Exhibit) -> None:
+    for file in (Path("corpora") / "gsm8k").iterdir():
+        file.write_text(file.read_text().replace("#### ", "### "))
+
+
+def _spans_off_by_one(exhibit: Exhibit) -> None:
+    real = alignment_room.token_span
+
+    def shifted(*arguments: Any) -> tuple[int, int]:
+        first, last = real(*arguments)
+        return first + 1, last + 1
+
+    exhibit.replace(alignment_room, "token_span", shifted)
+
+
+def _answered_by(answer: Callable[[dict[str, int]], int]) -> Any:
+    """Another answer in every raw row."""
+
+    def plant(_: Exhibit) -> None:
+        def answered(line: str) -> str:
+            row = json.loads(line)
+            return json.dumps(row | {"answer": answer(row)})
+
+        for split in SPLITS:
+            change_raw(raw_dir(SUBJECT) / f"{split}.jsonl", lambda lines: [answered(line) for line in lines])
+
+    return plant
+
+
+def _at_random(row: dict[str, int]) -> int:
+    return derive_seed("noise", row["a"], row["b"]) % 31
+
+
+def _fifty_sequences(_: Exhibit) -> None:
+    change_raw(raw_dir(SUBJECT) / "train.jsonl", lambda lines: lines[:: len(lines) // 50][:50])
+
+
+def _other_tokens(_: Exhibit) -> None:
+    change_subject(lambda subject: subject["data"].update(seed=1))
+    for name in ("download", "tokenize"):
+        run(name, SUBJECT)()
+
+
+def _states_beside_rows() -> None:
+    """How the stages truth and causal know that a captured row has the state in the same place."""
+    folder = activations_dir(SUBJECT, TRAINED)
+    check_traced(sha256(tokens_dir(SUBJECT) / "index.json"), read_activations(folder).index, folder)
+
+
 def _capture_pads(exhibit: Exhibit) -> None:
     exhibit.replace(language_room, "_wanted", lambda kind, _options: torch.ones_like(kind, dtype=torch.bool))
 
@@ -91,6 +148,10 @@ def _noise_where_rows_are_written(exhibit: Exhibit) -> None:
         real(self, split, rows.mean(0) + rows.std(0) * torch.randn(rows.shape, generator=random), beside)
 
     exhibit.replace(ActivationWriter, "append", append)
+
+
+def _same_corpus(_: Exhibit) -> None:
+    change_subject(lambda subject: subject["data"].update(corpus="gsm8k"), "elsewhere")
 
 
 def _capture_returning(change: Callable[[Splits, Tokens], Splits]) -> Any:
@@ -127,26 +188,12 @@ def _answer_among_the_features(exhibit: Exhibit) -> None:
     exhibit.replace(capture_room, "capture", _capture_returning(with_answer))
 
 
+TOKENIZED_AND_TRAINED = several(run("tokenize", SUBJECT), run("model", SUBJECT))
 CAPTURED = several(run("capture", SUBJECT, TRAINED), run("train", SUBJECT, "wide", TRAINED), core("wide"))
 
 
-def made_by() -> str:
-    return "forward pass of the trained model"
-
-
-def _write_placeholder() -> None:
-    index = read_activations(activations_dir(SUBJECT, TRAINED)).index
-    provenance = Provenance(
-        SUBJECT, TRAINED, index["hook_name"], tuple(index["positions"]), made_by(),
-        index["model_sha256"], index["tokens_sha256"],
-    )  # fmt: skip
-    random = torch.Generator().manual_seed(0)
-    rows = {split: torch.randn(64, 8, generator=random) for split in SPLITS}
-    write_activations(rows, provenance, "float32", Path("written"))
-
-
-def _says_placeholder(exhibit: Exhibit) -> None:
-    exhibit.replace(sys.modules[__name__], "made_by", lambda: "placeholder until real capture")
+def _noise_in_the_models_place(exhibit: Exhibit) -> None:
+    exhibit.stack.enter_context(patch.dict(NOISE_STAGE.__globals__, GAUSSIAN=TRAINED))
 
 
 def _repeat_eight_rows(_: Exhibit) -> None:
@@ -202,6 +249,51 @@ FAULTS = (
         r"label leak: corrupting the label changes .* the answer stands in the input",
     ),
     Fault(
+        "shortcut", "RL-Decoder 2.3", "A task with a shortcut",
+        "What separated the faithful from the unfaithful was a word: a lexical shortcut, which a probe on the text "
+        "alone used as well.",
+        "every raw answer is the first operand.",
+        bases.modular, _answered_by(lambda row: row["a"]), TOKENIZED_AND_TRAINED,
+        r"label leak or an idle model: corrupting an operand changes #% of the predictions, allowed: at least 90%",
+    ),
+    Fault(
+        "constraints_are_noise", "RL-Decoder 2.3", "Labels that are noise",
+        "The constraints of the logic world were random numbers: there was nothing in the input that could tell them.",
+        "every raw answer is drawn at random.",
+        bases.modular, _answered_by(_at_random), TOKENIZED_AND_TRAINED,
+        r"the model did not generalise: validation accuracy # after 500 steps, allowed: at least #",
+    ),
+    Fault(
+        "fifty_sequences", "RL-Decoder 2.3", "Fifty sequences",
+        "A model that had seen 50 sequences knew them by heart, and what was read in it was memory.",
+        "fifty of the raw training rows are left.",
+        bases.modular, _fifty_sequences, TOKENIZED_AND_TRAINED,
+        r"the model did not generalise: validation accuracy # after 500 steps, allowed: at least #",
+    ),
+    Fault(
+        "stale_vocabulary", "HUSAI 1.4", "A vocabulary of other data",
+        "Tests and code held on to another vocab_size than the data had.",
+        "data.p is 29, and the raw data are of 31.",
+        bases.modular, lambda _: change_subject(lambda subject: subject["data"].update(p=29)), run("tokenize", SUBJECT),
+        r"\w+\.jsonl: found the number 30, allowed: 0 to 28",
+    ),
+    Fault(
+        "unknown_position", "RL-Decoder 2.3", "A position that is silently the first",
+        "Where `=` was not found, its position became 0, and what was read there was the first token.",
+        "capture.positions names `eq`, which the tokens do not have.",
+        bases.modular, lambda _: change_subject(lambda subject: subject["capture"].update(positions=["eq"])),
+        run("capture", SUBJECT, TRAINED),
+        r"position 'eq': the tokens have no such position; known: a, answer, b, equals",
+    ),
+    Fault(
+        "alignment_of_other_tokens", "RL-Decoder 2.3", "An alignment of other tokens",
+        "A cache of alignments was of other text than the activations, and labels stood beside rows that they did not "
+        "belong to.",
+        "the data are drawn and tokenised again with another seed, and the activations are still of the first.",
+        bases.modular, _other_tokens, _states_beside_rows,
+        r"trained: tokens_sha256: found …, allowed: …, the tokens whose states are known",
+    ),
+    Fault(
         "result_token_probed", "RL-Decoder 2.4.6", "A probe target that is the input token",
         "An R2 of 0.977 was read at the result token, where the number to be decoded is the token that stands there.",
         "capture.positions names the position of the answer.",
@@ -232,6 +324,28 @@ FAULTS = (
         r"gsm8k: found no row left in train after filtering \(.* \d+ with benchmark text\), allowed: at least one",
     ),
     Fault(
+        "wrong_pattern", "RL-Decoder 2.3", "A pattern that nothing matches",
+        "Regular expressions that split solutions into steps were wrong, and what they did not match was dropped or "
+        "called `other`.",
+        "results are marked by ### in the files, and the rule of the corpus looks for ####.",
+        bases.corpora, _another_pattern, _downloaded,
+        r"gsm8k: found no row left in train after filtering \(of 80: 80 .*answer without one line",
+    ),
+    Fault(
+        "broken_alignment", "RL-Decoder 2.3", "Steps and tokens out of step",
+        "Labels of steps were put beside the tokens of others.",
+        "the code that finds the tokens of a step is off by one.",
+        bases.text, _spans_off_by_one, run("tokenize", "tiny"),
+        r"data\.quality\.min_aligned: found (0|#) in the split 'train', allowed: at least #",
+    ),
+    Fault(
+        "no_test_documents", "RL-Decoder 2.3, HUSAI 1.4", "A test split that falls back on training",
+        "`test or records`: where the test split was empty, everything was the test.",
+        "the raw file of the test documents is empty.",
+        bases.text, _no_test, run("tokenize", "tiny"),
+        r"test\.jsonl: found 0 documents, which fill no sequence of data\.n_ctx \(32\) tokens, allowed: one at least",
+    ),
+    Fault(
         "ten_sentences", "RL-Decoder 2.4.3", "Ten sentences, five times",
         "All SAEs of one phase were trained on ten hard-coded sentences repeated five times: some 200 distinct "
         "token vectors for 12,288 latents.",
@@ -258,10 +372,9 @@ FAULTS = (
         "placeholder_rows", "RL-Decoder 2.4.1", "A placeholder under a model's name",
         "`create_synthetic_activations`, a placeholder until a real capture, was called for four models and saved "
         "under the name of each.",
-        "rows are written for the trained arm with what made them: a placeholder.",
-        bases.modular, _says_placeholder,
-        _write_placeholder,
-        r"arm 'trained' is a model's: found the generator 'placeholder until real capture', allowed: one that begins",
+        "the stage of the Gaussian arm writes its rows where the trained arm is read.",
+        bases.modular, _noise_in_the_models_place, lambda: NOISE_STAGE(SUBJECT),
+        r"arm 'trained' is a model's: found the generator 'Gaussian of .* arm', allowed: one that begins with 'forward",
     ),
     Fault(
         "noise_rows", "RL-Decoder 2.4.1", "Noise under a model's name",
@@ -294,6 +407,13 @@ FAULTS = (
         "the capture's function adds the answer to the first dimension of every row.",
         bases.modular, _answer_among_the_features, CAPTURED,
         r"explained_variance is # on what the model computes on the test sequences, metrics\.json says #",
+    ),
+    Fault(
+        "same_corpus_elsewhere", "HUSAI 1.5.6", "Other text that is the same text",
+        "What was out of distribution was the alphabetical tail of the same list of data sets.",
+        "the subject whose text is out of distribution is of the same corpus.",
+        bases.language, _same_corpus, run("capture", "tiny", "ood"),
+        r"tiny\.yaml: capture\.ood: found 'elsewhere', whose corpus is gsm8k as well, allowed: a subject of another",
     ),
     Fault(
         "lookup_hook", "HUSAI 1.5.8", "A hook point in front of the model",

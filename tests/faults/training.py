@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from sae_lens import SAE
+from sae_lens.saes import topk_sae
 from torch.nn.functional import normalize
 
 import reseed.saes.export as export_room
@@ -20,10 +23,11 @@ from reseed.stability.dictionaries import read_seed_set
 from tests.faults import bases
 from tests.faults.attempts import (
     SUBJECT,
-    change_json,
     change_metrics,
     change_model,
     change_params,
+    change_saes,
+    change_subject,
     check_seeds,
     core,
     read_seeds,
@@ -56,8 +60,50 @@ def _load_as_relu(_: Exhibit) -> None:
         for key in ("k", "rescale_acts_by_decoder_norm"):
             del config[key]
 
-    for seed in SEEDS:
-        change_json(sae_dir(SUBJECT, "wide") / f"seed_{seed}" / "cfg.json", dropped)
+    change_saes("wide", SUBJECT, dropped, ())
+
+
+def _without_top_k(exhibit: Exhibit) -> None:
+    exhibit.replace(topk_sae.TopK, "forward", lambda _, x: x)
+
+
+def _matryoshka_as_topk(_: Exhibit) -> None:
+    plain = {"architecture": "topk", "k": 4, "rescale_acts_by_decoder_norm": True}
+    change_saes("nested", SUBJECT, lambda config: config.update(plain), ("threshold",))
+
+
+def _router_dropped(_: Exhibit) -> None:
+    def plain(config: dict[str, Any]) -> None:
+        config |= {"architecture": "topk", "rescale_acts_by_decoder_norm": True}
+        for key in ("n_layers", "routing", "decoder"):
+            del config[key]
+
+    change_saes("routed", "tiny", plain, ("W_router", "layer_mean", "layer_scale"))
+
+
+def layers_read() -> int:
+    """How many of the two layers a router is given."""
+    return 2
+
+
+def _encoded_by_a_router() -> None:
+    rows = read_activations(activations_dir("tiny", TRAINED)).rows("test").whole()
+    SAE.load_from_disk(sae_dir("tiny", "routed") / "seed_0", device="cpu").encode(rows[:, -layers_read() :].squeeze(1))
+
+
+def _one_layer(exhibit: Exhibit) -> None:
+    exhibit.replace(sys.modules[__name__], "layers_read", lambda: 1)
+
+
+def _not_normalised(exhibit: Exhibit) -> None:
+    real = train_room.fold
+
+    def unequal(*arguments: Any) -> Any:
+        weights = real(*arguments)
+        rows = weights["W_dec"]
+        return weights | {"W_dec": rows * torch.linspace(0.5, 2, len(rows))[:, None]}
+
+    exhibit.replace(train_room, "fold", unequal)
 
 
 def _scale_error(_: Exhibit) -> None:
@@ -179,12 +225,101 @@ FAULTS = (
         r"L0 is \S+ on the test rows, allowed: less than d_in \(32\)",
     ),
     Fault(
-        "architecture_dropped", "RL-Decoder 2.4.4, HUSAI 1.5.12", "A TopK SAE loaded as a linear one",
-        "A loader passed on one option of the checkpoint and dropped `use_topk` and `topk_k`: the 'TopK features' "
-        "were dense linear maps of the residual. Routers and Matryoshka prefixes were lost the same way.",
+        "architecture_dropped", "RL-Decoder 2.3", "A TopK SAE loaded as a ReLU one",
+        "The phase scripts passed an option of their own in the place of the checkpoint's, and the SAE that was read "
+        "had another activation function than the one that was trained.",
         "cfg.json calls the SAE `standard` and has no k.",
         bases.modular, _load_as_relu, CHECKED,
-        r"the SAE as loaded has explained_variance # on the test rows, its metrics\.json says #",
+        r"wide/seed_0: the SAE as loaded has explained_variance # on the test rows, its metrics\.json says #",
+    ),
+    Fault(
+        "topk_as_linear", "RL-Decoder 2.4.4", "A TopK SAE loaded as a linear one",
+        "A loader dropped `use_topk` and `topk_k`: no ReLU, no top-k. The 'TopK features' were dense linear maps of "
+        "the residual, and an R2 of 0.977 that of a probe on the residual itself.",
+        "the code that keeps the k largest pre-activations keeps all, negative ones too, when the SAE is loaded.",
+        bases.modular, _without_top_k, CHECKED,
+        r"wide/seed_0: the SAE as loaded has explained_variance -?# on the test rows, its metrics\.json says #",
+    ),
+    Fault(
+        "matryoshka_as_topk", "HUSAI 1.5.12", "A Matryoshka SAE evaluated as a TopK one",
+        "Matryoshka checkpoints were evaluated as plain TopK SAEs: what was benchmarked was not what was trained.",
+        "cfg.json calls the SAE `topk` with its k, and its thresholds are left out of the weights.",
+        bases.modular, _matryoshka_as_topk, check_seeds("nested"),
+        r"prefix of an SAE: found topk, allowed: jumprelu, as which a Matryoshka SAE is saved",
+    ),
+    Fault(
+        "router_dropped", "HUSAI 1.5.12", "A routed SAE evaluated without its router",
+        "Routed checkpoints were evaluated as plain TopK SAEs, their router thrown away.",
+        "cfg.json calls the SAE `topk`, and neither it nor the weights have the router any more.",
+        bases.routed, _router_dropped, check_seeds("routed", "tiny"),
+        r"routed/seed_0: the SAE as loaded has explained_variance -?# on the test rows, its metrics\.json says #",
+    ),
+    Fault(
+        "router_on_one_layer", "HUSAI 1.1, 1.5.12", "A router that is given one layer",
+        "What was called RouteSAE routed between slices of one layer's dictionary; routing over layers was never "
+        "implemented, and benchmarks feed one hook point to whatever they are given.",
+        "the SAE is given the rows of the last layer alone.",
+        bases.routed, _one_layer, _encoded_by_a_router,
+        r"routesae, shape of the input: found \[\d+, 8\], allowed: \[\.\.\., n_layers 2, d_in 8\]",
+    ),
+    Fault(
+        "decoder_not_normalised", "HUSAI 1.4, RL-Decoder 2.3", "Decoder rows of any norm",
+        "Several trainers lacked `normalize_decoder`: cosines, penalties and thresholds were of rows of any length.",
+        "the code that gives the trained weights leaves decoder rows at norms between 0.5 and 2.",
+        bases.modular, _not_normalised, TRAIN,
+        r"wide\.partial/seed_0: SAELens encodes \d+ of \d+ rows otherwise than the trained SAE",
+    ),
+    Fault(
+        "negative_decorrelation", "RL-Decoder 2.3", "A decorrelation that rewards correlation",
+        "A decorrelation loss written anew in the scripts could become negative, and was then minimised by rows that "
+        "point the same way.",
+        "the coefficient of decoder_decorrelation is -0.01.",
+        bases.modular, _set("wide", objectives={"decoder_decorrelation": -0.01}), load_params,
+        r"variants\.wide\.objectives\.decoder_decorrelation: found #, allowed: greater than 0",
+    ),
+    Fault(
+        "sparse_by_name", "RL-Decoder 2.3", "An SAE that nothing makes sparse",
+        "An early run had a sparsity of zero, and was a sparse autoencoder by name.",
+        "the variant has no penalty.",
+        bases.modular, _set("penalised", objectives={}), load_params,
+        r"variants\.penalised: found .* allowed: objectives\.sparsity, without which nothing makes it sparse",
+    ),
+    Fault(
+        "penalty_without_gradient", "HUSAI 1.5.11, 1.4", "A penalty that moves no threshold",
+        "JumpReLU was penalised by a count whose gradient is zero: its L0 stayed where it started, 976 of 1,024, and "
+        "a claim about all architectures was withdrawn.",
+        "the variant with the L1 penalty is a JumpReLU SAE.",
+        bases.modular, _set("penalised", architecture="jumprelu"), load_params,
+        r"allowed: the penalty l0 or tanh: an l1 penalty does not move a threshold",
+    ),
+    Fault(
+        "one_seed", "HUSAI 1.4", "An interval of one seed",
+        "A run of one seed crashed where it was summarised; with a mark in place of the interval it would have passed.",
+        "train.seeds is [0].",
+        bases.modular, lambda _: change_params(lambda params: params["train"].update(seeds=[0])), load_params,
+        r"train\.seeds: found \[0\], allowed: at least 3 seeds: fewer give no interval",
+    ),
+    Fault(
+        "more_experts_than_latents", "HUSAI 1.4", "Groups of latents that are not there",
+        "num_experts was larger than d_sae, and some groups of latents were empty.",
+        "a Matryoshka prefix is wider than d_sae.",
+        bases.modular, _set("nested", widths=[16, 64]), load_params,
+        r"variants\.nested: found .* allowed: increasing widths of which the last is d_sae \(48\)",
+    ),
+    Fault(
+        "batch_larger_than_the_data", "HUSAI 1.4", "A pass without a batch",
+        "With drop_last a batch larger than the data made passes without any step, and a division by their number.",
+        "sae.batch_size is 4096.",
+        bases.modular, lambda _: change_subject(lambda subject: subject["sae"].update(batch_size=4096)), TRAIN,
+        r"sae\.batch_size: found 4096, allowed: at most the \d+ training rows",
+    ),
+    Fault(
+        "more_latents_than_rows", "RL-Decoder 2.4.3, 2.3", "More latents than rows to learn from",
+        "12,288 latents were trained on 1,045 token vectors, some 200 of them distinct: a latent a row reconstructs "
+        "everything.",
+        "d_sae is 4096.",
+        bases.modular, _set("wide", d_sae=4096), TRAIN,
+        r"d_sae: found 4096, allowed: at most the \d+ training rows",
     ),
     Fault(
         "explained_variance_scale", "HUSAI 1.5.7", "Explained variance off by a factor of d_in",
