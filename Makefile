@@ -52,7 +52,7 @@ sweep: setup  ## run what `dvc exp run --queue` has queued; make sweep ARGS='--e
 	reseed sweep run $(ARGS)
 
 # A process a core, at most four (each takes 2 GB); the tests of a file stay in one, for what they share is costly.
-PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the test suite (CI=true adds the slow set)
 	$(PYTEST) $(if $(CI),--durations 30,-m "not slow")

@@ -21,6 +21,18 @@ from reseed.text.tokens import Tokens
 
 ROOT = Path(__file__).parents[1]
 P = 13
+LONGEST = (
+    "test_pipeline.py", "sweeps/test_faults.py", "faults/test_museum.py", "review/test_pull_request.py",
+    "benchmarks/test_sae_probes.py", "saes/test_recovery.py", "sweeps/test_engines.py", "review/test_refused.py",
+    "interventions/test_protocol.py", "replication/test_husai.py",
+)  # fmt: skip
+"""Files that take minutes, the longest first."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: one that is begun last leaves all workers but its own idle."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 def stage(name: str) -> Callable[..., dict[str, Any]]:

@@ -159,7 +159,7 @@ def rerun(folder: Path, message: str) -> None:
 
 
 def claims(folder: Path, *arguments: str, code: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """`reseed claims ARGUMENTS` there, in this process; as a user runs it, with the code of a checkout, if one is given.
+    """`reseed claims ARGUMENTS` there, in this process; as a user runs it, with the code of a checkout, where given.
 
     What would end in a traceback is raised: its exit code is that of a refusal.
     """
