@@ -6,9 +6,11 @@ import io
 
 from rich.console import Console
 
+from reseed.claims.registry import Phase
 from reseed.review import show
-from reseed.review.check import Checks
+from reseed.review.check import CheckedPhase, Checks
 from reseed.review.difference import ClaimChange, Difference
+from tests.review import project
 
 NOTHING = Checks((), (), (), ())
 
@@ -30,6 +32,16 @@ def test_a_terminal_shows_what_changed_of_every_claim() -> None:
         ["gone", "supported", "removed", "it was removed"],
     ]
     assert "Claims against" not in shown(NOTHING)
+
+
+def test_phases_of_one_name_are_told_apart_by_their_study() -> None:
+    phase = Phase.model_validate(project.phase())
+    files = ("claims.yaml", "studies/graph/claims.yaml", "studies/stack/claims.yaml")
+    checks = Checks((), tuple(CheckedPhase("states", file, phase, "no-go", (), ("why",)) for file in files), (), ())
+    assert checks.blocked == ["states", "graph: states", "stack: states"]
+    rows = [line.split("│")[1].strip() for line in shown(checks).splitlines() if "no-go" in line]
+    assert rows == checks.blocked
+    assert all(f"| `{name}` | **no-go** | why |" in show.markdown(checks, None) for name in checks.blocked)
 
 
 def test_rules_of_subjects_that_ask_for_less_are_shown_and_block() -> None:

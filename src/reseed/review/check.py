@@ -58,6 +58,12 @@ class CheckedPhase:
     reasons: tuple[str, ...]
     faults: tuple[str, ...]
 
+    @property
+    def label(self) -> str:
+        """Its name, with that of its study: studies may each have one of that name."""
+        study = Path(self.file).parent.name
+        return f"{study}: {self.name}" if study else self.name
+
 
 @dataclass(frozen=True)
 class Checks:
@@ -79,7 +85,7 @@ class Checks:
     @property
     def blocked(self) -> list[str]:
         """The claims and phases that may not stand as they are."""
-        named = [one.name for one in self.claims if one.faults] + [one.name for one in self.phases if one.faults]
+        named = [one.name for one in self.claims if one.faults] + [one.label for one in self.phases if one.faults]
         named += ["what is gone"] if self.faults else []
         return named + (["rules of subjects"] if self.rules else [])
 

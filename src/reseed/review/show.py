@@ -39,7 +39,7 @@ def terminal(checks: Checks, changed: Difference | None, console: Console) -> No
         for column in ("phase", "verdict", "because"):
             table.add_column(column, overflow="fold")
         for phase in checks.phases:
-            table.add_row(phase.name, phase.verdict, Text("\n".join((*phase.faults, *phase.reasons))))
+            table.add_row(phase.label, phase.verdict, Text("\n".join((*phase.faults, *phase.reasons))))
         console.print(table)
     if changed is not None:
         _changes(changed, console)
@@ -83,7 +83,7 @@ def markdown(checks: Checks, changed: Difference | None) -> str:
     if checks.phases:
         lines += ["", "| phase | verdict | because |", "|---|---|---|"]
         lines += [
-            f"| `{one.name}` | **{one.verdict}** | {_cell('; '.join((*one.faults, *one.reasons)))} |"
+            f"| `{one.label}` | **{one.verdict}** | {_cell('; '.join((*one.faults, *one.reasons)))} |"
             for one in checks.phases
         ]
     if changed is not None:
