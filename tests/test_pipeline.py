@@ -272,7 +272,7 @@ def test_an_interrupted_run_leaves_nothing_half_made_and_the_next_one_goes_on(
 def test_a_killed_training_continues_from_its_checkpoint_to_the_same_bytes(copy: Path) -> None:
     edit(
         copy / "subjects" / "modular.yaml",
-        lambda content: content["sae"].update(min_steps=6000, max_steps=9000, checkpoint_every=500),
+        lambda content: content["sae"].update(min_steps=2000, max_steps=3000, checkpoint_every=200),
     )
     command = ["dvc", "repro", "--single-item", "--force", "--no-run-cache", "train@modular-topk-k4"]
     assert dvc(copy, *command[1:]).returncode == 0
