@@ -30,15 +30,30 @@ def test_the_lock_belongs_to_the_code_the_parameters_and_the_metrics() -> None:
     assert done.stdout.strip().endswith("Data and pipelines are up to date."), done.stdout
 
 
+def reseed(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["reseed", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )  # fmt: skip
+
+
 @pytest.mark.slow
 def test_an_audit_finds_nothing_but_age() -> None:
     """As the workflow of a pull request runs it: revisions that a clone has, parameters that are those of the lock."""
     if git(ROOT, "rev-parse", "--is-shallow-repository").strip() == "true":
         pytest.skip("a shallow clone has no revisions to look for")
-    done = subprocess.run(
-        ["reseed", "audit", "--allow-stale"], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-    )  # fmt: skip
+    done = reseed("audit", "--allow-stale")
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_pull_request_that_changes_nothing_may_land() -> None:
+    """As the workflow of a pull request asks: every claim and phase of every study stands, and nothing moved."""
+    if git(ROOT, "rev-parse", "--is-shallow-repository").strip() == "true":
+        pytest.skip("a shallow clone does not know when a claim was written down")
+    done = reseed("claims", "check", "--base", "HEAD", "--format", "json")
+    assert done.returncode == 0, done.stderr or json.loads(done.stdout)["blocked"]
+    against = json.loads(done.stdout)["against"]
+    assert [against[what] for what in ("metrics", "parameters", "data", "claims")] == [[], [], [], []]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.parent.name)

@@ -141,6 +141,26 @@ def test_evidence_that_moved_without_a_new_judgement_blocks(branch: Path) -> Non
     assert f"Blocked by: {CLAIM}" in done.stdout
 
 
+def test_a_stage_that_never_ran_hides_nothing_and_a_metric_that_is_gone_stops_the_comparison(branch: Path) -> None:
+    pipeline = project.read(branch, "dvc.yaml")
+    pipeline["stages"]["score"]["foreach"].append("topk-k16")
+    project.write(branch, "dvc.yaml", pipeline)
+    project.edit(branch, "planted.yaml", "variants/topk-k16", {"k": 16, "kappa": 0.4})
+    project.edit(branch, "planted.yaml", "variants/topk-k4/kappa", 0.85)
+    project.commit(branch, "one more variant, not yet run")
+    dvc_ok(branch, "repro", f"claims@{CLAIM}")
+    project.commit(branch, "results")
+    checks, changed = looked(branch)
+    assert (checks.blocked, checks.stale) == ([], ("score@topk-k16",))
+    assert ("trained.pw_mcc.kappa", 0.8, 0.85) in {(one.key, one.before, one.after) for one in changed.metrics}
+    (branch / FIRST).unlink()
+    done = project.claims(branch, "check", "--base", BASE)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: --base {BASE}: the metrics cannot be compared: [Errno 2] No such file or directory: '{FIRST}'\n"
+    )
+
+
 def test_a_metric_edited_by_hand_blocks(branch: Path) -> None:
     path = branch / FIRST
     path.write_text(path.read_text().replace("0.8", "0.95"))

@@ -64,19 +64,25 @@ class Difference:
 def difference(root: Path, base: str, checks: Checks) -> Difference:
     """What the workspace changes against `base`.
 
-    Raises ReseedError for a base that this clone does not have, or metrics that cannot be read on either side: a
-    comparison that leaves out what it cannot read would pass it.
+    Raises ReseedError for a base that this clone does not have, or metrics that cannot be read on either side, unless
+    no stage ever made them: a comparison that leaves out what it cannot read would pass it.
     """
     known = locks.commits(root)(base)
     if known is None:
         raise ReseedError(f"--base {base}: no such revision in this clone, allowed: one that `git rev-parse` knows")
     try:
         with Repo(str(root.resolve())) as repo:
-            found = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="raise").get("diff", {})
+            compared = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="return")
             changed = repo.params.diff(a_rev=base, b_rev="workspace", all=False, on_error="raise").get("diff", {})
     except (DvcException, OSError) as error:
         raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(error)}") from error
     now = checks.tree or tracked(root)
+    found = compared.get("diff", {})
+    for tree, errors in (
+        (known, compared.get("errors", {}).get(base)),
+        (now, compared.get("errors", {}).get("workspace")),
+    ):
+        _check_read(errors or {}, tree, base)
     moving = {path for path in {*now.md5s, *known.md5s} if now.md5s.get(path) != known.md5s.get(path)}
     judge = (judging(now) | judging(known)) & moving
     return Difference(
@@ -93,6 +99,16 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
         tuple(sorted(judge)),
         tuple(sorted(path for path in moving - judge if _within(path, checks.code))),
     )
+
+
+def _check_read(errors: Exception | Mapping[str, Exception], tree: locks.Tree, base: str) -> None:
+    """Raise ReseedError for a metric that could not be read; that of a stage that never ran is in no lock."""
+    if isinstance(errors, Exception):
+        raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(errors)}") from errors
+    made = {out for file in locks.pipelines(tree) for out in _outs(tree.yaml(locks.lock_of(file)))}
+    for path, error in sorted(errors.items()):
+        if path in made or not isinstance(error, FileNotFoundError):
+            raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(error)}") from error
 
 
 def _within(path: str, places: Collection[str]) -> bool:
