@@ -16,7 +16,10 @@ RL-Decoder-using-SAE-Features looked for reasoning in the latents of language mo
 tooling could notice. Their documented faults are planted here, each in a small clean run, in its artefacts, parameters
 or code; the same attempt without the planted edit must succeed. `make faults` plants what is here and writes this page.
 The numbers are those of a review of the two systems. In messages, \u2026 stands for a hash and # for a fraction, which
-differ from machine to machine. Exhibits of one cause in several guises may be refused in the same words.
+differ from machine to machine. Exhibits of one cause in several guises may be refused in the same words. Five are
+refused by figures and by no sentence of the pipeline's, so that the one that is shown is put together from them:
+`ablation_of_nothing`, `latent_that_only_reads` (no concept passes), `labels_of_indices`, `majority_class` (not above
+their nulls) and `variance_given_up` (no arm is accepted).
 
 No exhibit has what this project has nothing like: queues that wait for the name of a process or pull code while they
 run, commands through a shell, absolute paths of one machine, code that git ignores, a tracker that must be there or was
