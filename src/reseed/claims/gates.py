@@ -372,7 +372,7 @@ def _correctness(case: Case) -> tuple[str, str]:
     """Against the truth of its subject: known features, or a figure of truth.json beyond its strictest null."""
     options, units = case.options.stability, int(case.stability["seeds"])
     if "truth" in case.files:
-        content, where, path = case.files["truth"], case.where("truth"), _margin(case)
+        content, where, path = case.files["truth"], case.where("truth"), truth_margin(case.claim)
         if not has(content, path):
             return NOT_TESTABLE, f"{where}: it has no {path}: the figure stands beside no null"
         margin = bounds(content, path, where, units, options.confidence)
@@ -386,22 +386,22 @@ def _correctness(case: Case) -> tuple[str, str]:
     return _beyond(found, options.correctness.correct_gt_mcc, case, "gt_mcc, similarity to the true features")
 
 
-def _margin(case: Case) -> str:
-    """Where truth.json has the margin of the figure that the claim bounds, or else of the share of correct latents."""
-    kind, _, path = (case.claim.metric or "").partition(":")
+def truth_margin(claim: Claim) -> str:
+    """Where truth.json has the margin of the figure that a claim bounds, or else of the share of correct latents."""
+    kind, _, path = (claim.metric or "").partition(":")
     return f"figures/{path.split('/')[1] if kind == 'truth' and '/' in path else 'correct'}/margin"
 
 
 def _truth_at_null(case: Case) -> Case:
     if "truth" in case.files:
-        return case.with_file("truth", planted(case.files["truth"], _margin(case), 0.0))
+        return case.with_file("truth", planted(case.files["truth"], truth_margin(case.claim), 0.0))
     null = float(at(case.stability, f"{TRAINED}/recovery/gt_mcc/null", case.where("stability")))
     return case.with_file("stability", planted(case.stability, f"{TRAINED}/recovery/gt_mcc", null))
 
 
 def _truth_found(case: Case) -> Case:
     if "truth" in case.files:
-        return case.with_file("truth", planted(case.files["truth"], _margin(case), FAR))
+        return case.with_file("truth", planted(case.files["truth"], truth_margin(case.claim), FAR))
     return case.with_file("stability", planted(case.stability, f"{TRAINED}/recovery/gt_mcc", 1.0))
 
 

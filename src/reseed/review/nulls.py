@@ -9,6 +9,7 @@ from typing import Any
 from reseed import ReseedError
 from reseed.artifacts import read_json
 from reseed.claims.figures import Content, at, has, record
+from reseed.claims.gates import truth_margin
 from reseed.claims.registry import Claim
 from reseed.params import GAUSSIAN, RANDOM_MODEL, TRAINED
 
@@ -72,8 +73,7 @@ def _figures(claim: Claim) -> dict[str, list[tuple[str, str, str]]]:
         read("ood:retained")
     if "correctness" in claim.gates:
         if any(path.endswith("/truth.json") for path in claim.sources):
-            kind, _, path = (claim.metric or "").partition(":")
-            read(f"truth:figures/{path.split('/')[1] if kind == 'truth' and '/' in path else 'correct'}/margin")
+            read(f"truth:{truth_margin(claim)}")
         else:
             read(f"stability:{TRAINED}/recovery/gt_mcc")
     return {kind: list(figures) for kind, figures in found.items()}
