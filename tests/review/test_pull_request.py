@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dvc.repo import Repo
 
 from reseed.review import show
 from reseed.review.check import Checks, check
@@ -59,6 +60,22 @@ def test_a_branch_that_improves_lands_with_what_moved(branch: Path) -> None:
     )
     found = json.loads(project.claims(branch, "check", "--base", BASE, "--format", "json").stdout)
     assert found["against"]["claims"][0]["name"] == CLAIM
+
+
+def test_the_parameters_that_changed_are_those_of_dvc(branch: Path) -> None:
+    project.edit(branch, "planted.yaml", "variants/topk-k4/kappa", 0.9)
+    project.edit(branch, "planted.yaml", "variants/topk-k4/moving", 0.2)
+    project.edit(branch, "planted.yaml", "unread", 1)
+    project.edit(branch, "params.yaml", "train/seeds", [7, 8, 9])
+    project.edit(branch, "params.yaml", "saebench/frequencies", 11)
+    _, changed = looked(branch)
+    with Repo(str(branch)) as repo:
+        theirs = repo.params.diff(a_rev=BASE, b_rev="workspace")["diff"]
+    expected = [
+        (file, key, one["old"], one["new"]) for file in sorted(theirs) for key, one in sorted(theirs[file].items())
+    ]
+    assert list(changed.parameters) == expected
+    assert len(expected) == 4
 
 
 def test_a_metric_of_no_stage_is_compared_like_the_others(branch: Path) -> None:

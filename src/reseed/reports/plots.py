@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import vl_convert
+import yaml
 
 from reseed import ReseedError
 from reseed.artifacts import writing
-from reseed.params import read_yaml
 
 VEGA_LITE = "5.20"
 
@@ -50,5 +50,6 @@ def specifications(revisions: tuple[str, ...] = ()) -> dict[str, dict[str, Any]]
 def _made() -> set[Path]:
     """What the studies that were run have made: only there does a missing file mean a fault."""
     locks = [Path("dvc.lock"), *sorted(Path("studies").glob("*/dvc.lock"))]
-    stages = [stage for lock in locks if lock.is_file() for stage in read_yaml(lock).get("stages", {}).values()]
+    read = [yaml.load(lock.read_text(), yaml.CSafeLoader) for lock in locks if lock.is_file()]
+    stages = [stage for lock in read for stage in lock.get("stages", {}).values()]
     return {Path(out["path"]) for stage in stages for out in stage.get("outs", [])}

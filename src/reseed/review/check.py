@@ -81,6 +81,8 @@ class Checks:
     """Files and folders of the code behind everything that a claim or phase rests on."""
     tree: Tree | None = field(repr=False, compare=False, default=None)
     """The workspace."""
+    stages: tuple[Stage, ...] = field(repr=False, compare=False, default=())
+    """Of all its pipelines."""
 
     @property
     def blocked(self) -> list[str]:
@@ -119,7 +121,7 @@ def check(root: Path = Path()) -> Checks:
     code = {dep for stage in chain.behind(rests) for dep in stage.deps if dep not in chain.by_output}
     return Checks(
         tuple(claims), tuple(phases), tuple(faults), tuple(chain.stale(rests)), tuple(_loosened(root, history)),
-        tuple(sorted(code)), chain.tree,
+        tuple(sorted(code)), chain.tree, tuple(chain.stages),
     )  # fmt: skip
 
 

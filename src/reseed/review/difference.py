@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import posixpath
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import yaml
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
+from dvc.utils.diff import diff, format_dict
 
 from reseed import ReseedError
 from reseed.artifacts import read_json
@@ -21,6 +23,7 @@ from reseed.review.judges import judging
 from reseed.sweeps import locks
 from reseed.sweeps.objects import one_line
 
+PARAMS, STUDY = "params.yaml", "study.yaml"
 INSIDE, BEYOND, NO_INTERVAL, NEW, GONE = "inside its interval", "beyond its interval", "no interval", "new", "gone"
 
 
@@ -73,7 +76,6 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
     try:
         with Repo(str(root.resolve())) as repo:
             compared = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="return")
-            changed = repo.params.diff(a_rev=base, b_rev="workspace", all=False, on_error="raise").get("diff", {})
     except (DvcException, OSError) as error:
         raise ReseedError(f"--base {base}: the metrics cannot be compared: {one_line(error)}") from error
     now = checks.tree or tracked(root)
@@ -88,13 +90,8 @@ def difference(root: Path, base: str, checks: Checks) -> Difference:
     return Difference(
         base,
         tuple(one for file in sorted(found) for one in moved(file, found[file])),
-        tuple(
-            (file, key, values.get("old"), values.get("new"))
-            for file in sorted(changed)
-            for key, values in sorted(changed[file].items())
-            if values.get("old") != values.get("new")
-        ),
-        tuple(_data(root, known)),
+        tuple(_parameters(now, known, checks.stages)),
+        tuple(_data(now, known)),
         tuple(_claims(root, base, checks)),
         tuple(sorted(judge)),
         tuple(sorted(path for path in moving - judge if _within(path, checks.code))),
@@ -145,13 +142,39 @@ def _interval(key: str, figures: Mapping[str, Mapping[str, Any]], side: str) -> 
     return None if low is None or high is None else (float(low), float(high))
 
 
-def _data(root: Path, base: locks.Tree) -> list[str]:
+def _parameters(tree: locks.Tree, base: locks.Tree, stages: Sequence[locks.Stage]) -> list[tuple[str, str, Any, Any]]:
+    """The parameters that differ, as `dvc params diff` has them: of params.yaml and studies all, else what stages read.
+
+    Not by DVC itself, which would read every pipeline of both revisions once more.
+    """
+    read = {(file, key) for stage in stages for file, keys in stage.params.items() for key in keys}
+    whole = {PARAMS}
+    for one in (tree, base):  # also what only a stage of the base reads
+        for file in locks.pipelines(one):
+            whole.add(posixpath.join(posixpath.dirname(file), STUDY))
+            for stage in one.yaml(locks.lock_of(file)).get("stages", {}).values():
+                params = stage.get("params", {}).items()
+                read |= {(name.removeprefix("../../"), key) for name, values in params for key in values}
+    files = sorted({*whole, *(file for file, _ in read)})
+    then, now = ({file: {"data": format_dict(one.yaml(file))} for file in files} for one in (base, tree))
+    return [
+        (file, key, values["old"], values["new"])
+        for file, changes in sorted(diff(then, now).items())
+        for key, values in sorted(changes.items())
+        if file in whole or any((file, above) in read for above in _with_all_above(key))
+    ]
+
+
+def _with_all_above(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:length]) for length in range(1, len(parts) + 1)]
+
+
+def _data(tree: locks.Tree, base: locks.Tree) -> list[str]:
     """The outputs of data and models whose hash in a lock differs from that of the base."""
     found = []
-    for path in [root / "dvc.lock", *sorted(root.glob("studies/*/dvc.lock"))]:
-        name = path.relative_to(root).as_posix()
-        now = _outs(read_yaml(path)) if path.is_file() else {}
-        then = _outs(base.yaml(name))
+    for file in dict.fromkeys([*locks.pipelines(tree), *locks.pipelines(base)]):
+        now, then = (_outs(one.yaml(locks.lock_of(file))) for one in (tree, base))
         found += [
             out
             for out in sorted({*now, *then})

@@ -153,10 +153,10 @@ class History:
         """The other name under which the setting of a seed set was scored at a commit that does not come after one."""
         subject, _, variant = pair.partition("/")
         own = {_nameless(_setting(stages[name]), variant) for name, stages in self._scored(pair)}
-        for commit, stages in self._locks:
-            if commit in self._after(registered) or commit in self._experiments:
+        for commit, lock in self._locks:
+            if f"/{subject}/" not in lock or commit in self._after(registered) or commit in self._experiments:
                 continue
-            for entry in stages.values():
+            for entry in self._stages(lock).values():
                 for out in entry.get("outs", []):
                     parts = out["path"].split("/")[-3:]
                     of_subject = len(parts) == 3 and parts[0] == subject and parts[2] == "stability.json"
@@ -176,8 +176,8 @@ class History:
         return {}
 
     @cached_property
-    def _locks(self) -> list[tuple[str, Mapping[str, Any]]]:
-        """A commit and the stages of every lock that was ever committed, here or by an experiment that is still there.
+    def _locks(self) -> list[tuple[str, str]]:
+        """A commit and the text of every lock that was ever committed, here or by an experiment that is still there.
 
         Of several commits with the same lock the oldest.
         """
@@ -188,7 +188,21 @@ class History:
                 meta, _, path = line.partition("\t")
                 if Path(path).name == "dvc.lock":
                     found[meta.split()[2]] = commit
-        return [(commit, _stages(_git(self.root, "cat-file", "blob", blob))) for blob, commit in found.items()]
+        return [(commit, _git(self.root, "cat-file", "blob", blob)) for blob, commit in found.items()]
+
+    def _stages(self, lock: str) -> Mapping[str, Any]:
+        """The stages of the text of a lock, none of one that is not YAML; no text is parsed twice."""
+        if lock not in self._parsed:
+            try:
+                content = yaml.load(lock, yaml.CSafeLoader)
+            except yaml.YAMLError:
+                content = {}
+            self._parsed[lock] = content.get("stages", {}) if isinstance(content, dict) else {}
+        return self._parsed[lock]
+
+    @cached_property
+    def _parsed(self) -> dict[str, Mapping[str, Any]]:
+        return {}
 
     def tried(self, pair: str) -> dict[str, str]:
         """Every setting that a seed set was scored with: its parameters, as text, and the stage that scored it.
@@ -206,7 +220,7 @@ class History:
         wanted = f"metrics/{pair}/stability.json"
         return [
             (name, stages)
-            for _, stages in self._locks
+            for stages in (self._stages(lock) for _, lock in self._locks if wanted in lock)
             for name, entry in stages.items()
             if any(out["path"].endswith(wanted) for out in entry.get("outs", []))
         ]
@@ -276,14 +290,6 @@ def _made_from(stages: Mapping[str, Any], name: str) -> list[str]:
 
 def _above(path: str) -> list[str]:
     return [path[:at] for at, letter in enumerate(path) if letter == "/"]
-
-
-def _stages(lock: str) -> Mapping[str, Any]:
-    try:
-        content = yaml.load(lock, yaml.CSafeLoader)
-    except yaml.YAMLError:
-        return {}
-    return content.get("stages", {}) if isinstance(content, dict) else {}
 
 
 def _nameless(setting: str, variant: str) -> str:
