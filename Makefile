@@ -55,10 +55,10 @@ sweep: setup  ## run what `dvc exp run --queue` has queued; make sweep ARGS='--e
 PYTEST := python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test: setup  ## the test suite (CI=true adds the slow set)
-	$(PYTEST) $(if $(CI),--durations 30,-m "not slow")
+	$(PYTEST) $(if $(CI),-m "not weekly" --durations 30,-m "not slow and not weekly")
 
-test-all: setup  ## the test suite with the slow set
-	$(PYTEST)
+test-all: setup  ## the test suite with the slow set and what CI runs once a week
+	$(PYTEST) --durations 30
 
 smoke: setup  ## the pipeline end to end on tiny parameters, in a scratch copy
 	python -m tests.scratch

@@ -22,12 +22,12 @@ from reseed.text.tokens import Tokens
 ROOT = Path(__file__).parents[1]
 P = 13
 LONGEST = (
-    "test_pipeline.py", "benchmarks/test_language.py", "sweeps/test_faults.py", "faults/test_museum.py",
+    "test_pipeline.py", "sweeps/test_faults.py", "benchmarks/test_language.py", "faults/test_museum.py",
     "review/test_pull_request.py", "sweeps/test_engines.py", "replication/test_husai.py", "test_results.py",
     "reports/test_site_in_a_browser.py", "reports/test_reports.py", "review/test_refused.py",
     "benchmarks/test_sae_probes.py", "saes/test_recovery.py",
 )  # fmt: skip
-"""Files that take minutes, the longest first."""
+"""Files that take minutes, the longest first; the first compiles the kernels, which the second does not need."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

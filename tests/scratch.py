@@ -15,9 +15,13 @@ from typing import Any
 
 import yaml
 
+from reseed.saes import kernels
+from tests import forked
+
 ROOT = Path(__file__).parents[1]
 VARIANTS = ("topk-k4", "batchtopk-k4")
 CLAIM = "low-l0-agreement"
+REPRO = ("reseed", "repro", "dvc.yaml")
 COMPILED = (".pyc", ".nbi", ".nbc", ".compiled")
 
 
@@ -32,6 +36,7 @@ def make(folder: Path) -> Path:
         if not name.startswith(outputs) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
+    kernels.ready()
     for compiled in sorted(path for path in (ROOT / "src").rglob("__pycache__/*") if path.suffix in COMPILED):
         target = folder / compiled.relative_to(ROOT)  # of sources of the same time, so it is taken
         target.parent.mkdir(exist_ok=True)
@@ -61,18 +66,14 @@ def environment() -> dict[str, str]:
     return env | identity | {"PATH": f"{Path(sys.executable).parent}:{env['PATH']}", "DVC_NO_ANALYTICS": "1"}
 
 
-def dvc(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def dvc(folder: Path, *arguments: str) -> forked.Done:
     """Run a dvc command in `folder` and capture what it prints."""
-    return subprocess.run(
-        ["dvc", *arguments], cwd=folder, env=environment(), capture_output=True, text=True, check=False
-    )
+    return forked.run(folder, ["dvc", *arguments], environment())
 
 
-def repro(folder: Path, shown: bool = False) -> subprocess.CompletedProcess[str]:
-    """What `make repro` runs, in `folder`; with `shown` it prints what it does."""
-    return subprocess.run(
-        ["reseed", "repro", "dvc.yaml"], cwd=folder, env=environment(), capture_output=not shown, text=True, check=False
-    )
+def repro(folder: Path) -> forked.Done:
+    """What `make repro` runs, in `folder`."""
+    return forked.run(folder, REPRO, environment())
 
 
 def listens() -> None:
@@ -117,7 +118,7 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="reseed-smoke-") as temporary:
         folder = make(Path(temporary))
-        done = repro(folder, shown=True)
+        done = subprocess.run(REPRO, cwd=folder, env=environment(), check=False)  # and prints what it does
         if done.returncode:
             sys.exit(f"smoke: reseed repro ended with {done.returncode}")
         verdict = yaml.safe_load((folder / "metrics" / "claims" / f"{CLAIM}.json").read_text())["verdict"]

@@ -15,6 +15,7 @@ from reseed.claims.registry import load_claim
 from reseed.params import load_study
 from reseed.reports import readme, studies
 from reseed.review.check import judged_now
+from tests import forked
 from tests.conftest import ROOT
 from tests.scratch import dvc, environment
 from tests.sweeps.toy import git
@@ -31,9 +32,7 @@ def test_the_lock_belongs_to_the_code_the_parameters_and_the_metrics() -> None:
 
 
 def reseed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        ["reseed", *arguments], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
-    )  # fmt: skip
+    return forked.run(ROOT, ["reseed", *arguments], environment())
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import sys
 from pathlib import Path
@@ -21,6 +23,8 @@ from reseed.review import commands as review
 from reseed.stage import device
 from reseed.sweeps import commands as sweeps
 from reseed.sweeps import side_by_side
+
+atexit.register(gc.freeze)  # at its end Python would collect all that was imported, which takes a second
 
 DEFAULT_JOBS = min(2, len(os.sched_getaffinity(0)))
 

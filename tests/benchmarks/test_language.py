@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import pytest
@@ -49,10 +53,12 @@ from reseed.text.sequences import read_sequences
 from reseed.text.tokenizers import read_tokenizer
 from tests.benchmarks.builders import lens_sae
 from tests.conftest import ROOT, stage
+from tests.scratch import edit
 from tests.text.builders import look_alikes, operation_rows, write_rows
 
 NAMES = ["119_us_state_TX", "155_athlete_sport_basketball"]
 N_CTX, SEQUENCES, HOOK = 32, 16, "blocks.1.hook_resid_post"
+PROCESSES, SERVER = evals.processes, evals._server
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +124,29 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             stage("prompts")("tiny", arm)
         stage("train")("tiny", "frozen", "trained")
         yield folder
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_server() -> Iterator[None]:
+    """One for all tests, from which every job still gets a process of its own."""
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(evals, "_server", _server)
+        with PROCESSES() as process:
+            changed.setattr(evals, "processes", lambda: nullcontext(process))
+            yield
+
+
+def _server() -> subprocess.Popen[str]:
+    """That of `evals`; its processes do not collect at their end what it had imported, which takes seconds each."""
+
+    def start(command: list[str], **settings: Any) -> subprocess.Popen[str]:
+        code = "import gc; from reseed.benchmarks import child; gc.freeze(); child.serve()"
+        return subprocess.Popen([*command[:2], "-c", code], **settings)
+
+    with patch.object(
+        evals, "subprocess", SimpleNamespace(Popen=start, PIPE=subprocess.PIPE, STDOUT=subprocess.STDOUT)
+    ):
+        return SERVER()
 
 
 def model_of(arm: str = "trained") -> Any:
@@ -249,18 +278,25 @@ def test_saebench_runs_in_its_own_processes_and_says_what_it_cannot_run() -> Non
     assert result["replaced"] == ["reconstruction_quality.explained_variance", "reconstruction_quality.mse"]
     assert result["datetime_epoch_millis"] == 0
     _check_text_tasks(found, out)
-    files = _files_that_train(out)
-    assert files
-    shutil.rmtree(out / "evals")
-    stage("evals")("tiny", "tiny", "frozen")
-    assert read_json(out / "evals.json") == found
-    assert _files_that_train(out) == files
+    _check_repeats(out)
 
 
-def _files_that_train(out: Path) -> dict[Path, bytes]:
-    """The result files of evals that draw and train."""
-    folders = (out / "evals" / name for name in ("meta_structure", "sparse_probing"))
-    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*.json")}
+def _check_repeats(out: Path) -> None:
+    """The evals that draw and train give the same bytes again."""
+    params = load_params()
+    settings = {name: params.evals.settings[name] for name in ("meta_structure", "sparse_probing")}
+    only = params.model_copy(update={"evals": params.evals.model_copy(update={"settings": settings})})
+    activations = {arm: read_activations(activations_dir("tiny", arm)) for arm in ("trained", "random_model")}
+    models = {arm: found.index["model_sha256"] for arm, found in activations.items()}
+    controls, results = Path("controls"), Path("again")
+    saes = arms.with_controls(
+        params, params.evals.control_seeds, "tiny", "tiny", "frozen", activations["trained"], models, controls
+    )
+    evals.judge(saes, "tiny", models, only, torch.device("cpu"), 1, results, Path("judging"))
+    files = [path.relative_to(results) for path in sorted(results.rglob("*.json"))]
+    assert len(files) == 2 * 9  # of three seeds, and of two of each of the three controls
+    for path in files:
+        assert (results / path).read_bytes() == (out / "evals" / path).read_bytes(), path
 
 
 def _check_text_tasks(found: dict[str, Any], out: Path) -> None:
@@ -316,7 +352,7 @@ class Judge(BaseHTTPRequestHandler):
 
 
 @pytest.mark.usefixtures("project")
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_autointerp_asks_the_judge_that_the_environment_names(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
     Thread(target=judge.serve_forever, daemon=True).start()
@@ -324,9 +360,11 @@ def test_autointerp_asks_the_judge_that_the_environment_names(monkeypatch: pytes
     monkeypatch.setenv("OPENAI_API_KEY", "planted")
     scores = []
     try:
-        for says in ("None", ", ".join(str(i) for i in range(1, 30))):
-            monkeypatch.setattr(Judge, "says", says)
-            scores.append(_autointerp())
+        with PROCESSES() as process:  # which know of this judge
+            monkeypatch.setattr(evals, "processes", lambda: nullcontext(process))
+            for says in ("None", ", ".join(str(i) for i in range(1, 30))):
+                monkeypatch.setattr(Judge, "says", says)
+                scores.append(_autointerp())
     finally:
         judge.shutdown()
     # what one calls inactive the other calls active: of every sequence exactly one is right
@@ -364,8 +402,17 @@ def test_contrastive_scores_stand_beside_saes_of_equal_width_and_l0() -> None:
     assert found["as_published.independence"]["value"] != found["corrected.independence"]["value"]
 
 
+@pytest.fixture
+def parameters(project: Path) -> Iterator[Path]:
+    """params.yaml, which is put back as it was."""
+    path = project / "params.yaml"
+    before = path.read_text()
+    yield path
+    path.write_text(before)
+
+
 @pytest.mark.slow
-def test_saes_from_elsewhere_get_the_same_report(project: Path) -> None:
+def test_saes_from_elsewhere_get_the_same_report(project: Path, parameters: Path) -> None:
     own = sae_dir("tiny", "tiny")
     for seed in (0, 1):
         # as dictionary_learning stores a TopK autoencoder
@@ -379,6 +426,8 @@ def test_saes_from_elsewhere_get_the_same_report(project: Path) -> None:
         torch.save({name: tensor.detach().clone() for name, tensor in weights.items()}, folder / "ae.pt")
         (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": "AutoEncoderTopK"}}))
     called = typer.testing.CliRunner().invoke
+    only = {"core": load_params().evals.settings["core"]}  # of the others every one ran above
+    edit(parameters, lambda params: params["evals"].update(settings=only))
     refused = called(app, ["evaluate", "tiny", "elsewhere"])
     assert isinstance(refused.exception, ReseedError)
     assert "does not say which hook point it reads" in str(refused.exception)

@@ -104,7 +104,10 @@ def of_the_package(path: Path, sae: Path, setting: str) -> pd.DataFrame:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("setting", "conditions"), [("normal", 1), ("scarcity", 19), ("imbalance", 19)])
+@pytest.mark.parametrize(
+    ("setting", "conditions"),
+    [("normal", 1), pytest.param("scarcity", 19, marks=pytest.mark.weekly), ("imbalance", 19)],
+)
 def test_the_records_are_those_of_the_package(setting: str, conditions: int, tmp_path: Path) -> None:
     of, sae = prompts(tmp_path / "prompts"), saved_sae(tmp_path / "sae")
     ours = pd.DataFrame(probe_dataset(NAME, [Arm("sae", 0, of, sae), Arm(DENSE, 0, of)], options(settings=[setting])))
@@ -151,13 +154,10 @@ def test_features_are_dimensions_components_or_latents(tmp_path: Path) -> None:
 def test_a_run_takes_up_what_an_equal_one_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of = prompts(tmp_path / "prompts", (NAME, OTHER))
     arms, kept = [Arm("neurons", 0, of), Arm(DENSE, 0, of)], tmp_path / "kept"
-    whole = probe_all([NAME, OTHER], arms, options(), kept, 2)
-    assert whole["dataset"].unique().tolist() == [NAME, OTHER]
-    assert sorted(file.name for file in kept.iterdir()) == [f"{NAME}.json", f"{OTHER}.json"]
     asked: list[str] = []
 
     class InThreads(ThreadPoolExecutor):
-        """A new process imports for ten times as long as it probes."""
+        """A new process, as in the test of the stage, imports for ten times as long as it probes here."""
 
         def __init__(self, workers: int, **_: Any) -> None:
             super().__init__(workers)
@@ -167,6 +167,10 @@ def test_a_run_takes_up_what_an_equal_one_left(tmp_path: Path, monkeypatch: pyte
             return super().submit(function, name, *rest)
 
     monkeypatch.setattr(probing, "ProcessPoolExecutor", InThreads)
+    whole = probe_all([NAME, OTHER], arms, options(), kept, 2)
+    assert whole["dataset"].unique().tolist() == [NAME, OTHER]
+    assert sorted(file.name for file in kept.iterdir()) == [f"{NAME}.json", f"{OTHER}.json"]
+    asked.clear()
     (kept / f"{OTHER}.json").unlink()
     pd.testing.assert_frame_equal(probe_all([NAME, OTHER], arms, options(), kept, 1), whole)
     assert asked == [OTHER]

@@ -147,7 +147,7 @@ def test_a_published_figure_agrees_within_the_interval_for_a_repeat() -> None:
     assert not agrees(0.5 - 1.42 * half, found, 0.95)
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 def test_the_recipe_gives_the_published_trained_is_random() -> None:
     """HUSAI phase 4a: trained .300059 against random .298829, from 120 steps that hardly move the decoders."""
     subject = load_quarantined("modular-leaky", ROOT / "subjects")

@@ -12,6 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from reseed.cli import app
+from tests import forked
 from tests.conftest import ROOT
 from tests.scratch import environment
 from tests.sweeps.toy import dvc_ok, git
@@ -170,8 +171,5 @@ def claims(folder: Path, *arguments: str, code: Path | None = None) -> subproces
         if found.exception is not None and not isinstance(found.exception, SystemExit):
             raise found.exception
         return subprocess.CompletedProcess(words, found.exit_code, found.stdout, found.stderr)
-    return subprocess.run(
-        ["reseed", *words],
-        cwd=folder, env=environment() | {"COLUMNS": "100", "PYTHONPATH": str(code / "src")}, capture_output=True,
-        text=True, check=False,
-    )  # fmt: skip
+    settings = environment() | {"COLUMNS": "100", "PYTHONPATH": str(code / "src")}
+    return forked.run(folder, ["reseed", *words], settings, code)

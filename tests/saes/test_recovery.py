@@ -56,6 +56,8 @@ BARS = {
     "transcoder-archetypal": Bar(0.75, 0.75),
 }
 FAST = ("topk", "batchtopk", "jumprelu", "gated", "hierarchical_topk", "transcoder")
+SLOW = ("standard", "matryoshka", "routesae")
+"""The rest are variants of these."""
 
 
 def decoder_of(sae: TrainedSae) -> Tensor:
@@ -76,6 +78,10 @@ def chance(d: int) -> float:
     return max(recovery(unit(D_SAE, d, seed=100 + i), unit(D_SAE, d, seed=200 + i)) for i in range(20))
 
 
+def marks(name: str) -> list[pytest.MarkDecorator]:
+    return [] if name in FAST else [pytest.mark.slow if name in SLOW else pytest.mark.weekly]
+
+
 def test_chance_is_what_the_bars_assume() -> None:
     assert 0.4 < chance(D_IN) < 0.5
     assert 0.4 < chance(D_OUT) < 0.5
@@ -83,7 +89,7 @@ def test_chance_is_what_the_bars_assume() -> None:
     assert set(BARS) == set(CASES)
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in CASES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in CASES])
 def test_every_architecture_finds_the_planted_dictionary(
     name: str, source: Source, features: Tensor, sae_training: SaeTraining, tolerance: Convergence, tmp_path: Path
 ) -> None:

@@ -46,23 +46,27 @@ def recovered(W_dec: Tensor, features: Tensor) -> float:
     return float(cosines(features.double().numpy(), W_dec.detach().double().numpy()).max(1).mean())
 
 
+def weekly(*case: Any) -> Any:
+    return pytest.param(*case, marks=pytest.mark.weekly)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("fields", "peer", "config"),
     [
-        (
+        weekly(
             {"architecture": "standard", "objectives": {"sparsity": {"penalty": "l1", "coefficient": 2.0}}},
             "standard",
             {"l1_coefficient": 2.0},
         ),
-        (
+        weekly(
             {"architecture": "gated", "objectives": {"sparsity": {"penalty": "l1", "coefficient": 2.0}}},
             "gated",
             {"l1_coefficient": 2.0},
         ),
         ({"architecture": "topk", "k": K}, "topk", {"k": K}),
-        ({"architecture": "batchtopk", "k": K}, "batchtopk", {"k": K}),
-        ({"architecture": "matryoshka", "k": K, "widths": [32, D_SAE]}, "matryoshka_batchtopk", {"k": K}),
+        weekly({"architecture": "batchtopk", "k": K}, "batchtopk", {"k": K}),
+        weekly({"architecture": "matryoshka", "k": K, "widths": [32, D_SAE]}, "matryoshka_batchtopk", {"k": K}),
         (
             {"architecture": "jumprelu", "objectives": {"sparsity": {"penalty": "l0", "coefficient": 0.5}}},
             "jumprelu",

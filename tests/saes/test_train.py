@@ -248,7 +248,10 @@ def test_bfloat16_products_stay_close_and_weights_stay_float32(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["matryoshka", "jumprelu", "hierarchical_topk"])
+@pytest.mark.parametrize(
+    "name",
+    ["jumprelu", *(pytest.param(name, marks=pytest.mark.weekly) for name in ("matryoshka", "hierarchical_topk"))],
+)
 def test_a_compiled_step_does_the_same(
     name: str, source: Source, sae_training: SaeTraining, tolerance: Convergence
 ) -> None:

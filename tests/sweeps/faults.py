@@ -6,6 +6,7 @@ none with another's parameters, no clone and no process left.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from resource import RLIMIT_FSIZE
+from unittest.mock import patch
 
 import psutil
 
@@ -30,7 +32,7 @@ from reseed.sweeps.tasks import (
     read,
 )  # fmt: skip
 from tests.scratch import dvc, environment
-from tests.sweeps.project import commit, experiments, make, metric
+from tests.sweeps.project import commit, experiments, make, metric, reseed
 
 ROOT = Path(__file__).parents[2]
 SWEEP = "name: s\ngrid: {train.seeds: [[0, 1, 2], [3, 4, 5]], variants.topk.k: [2, 6], behave.seconds: [1]}\n"
@@ -227,8 +229,8 @@ def inject(name: str, seed: int, folder: Path) -> Count:
     first = start(folder)
     fault(folder, random.Random(seed), first)
     said = [first.communicate(timeout=120)[0]]
-    again = start(folder)
-    said.append(again.communicate(timeout=120)[0])
+    with contextlib.chdir(folder), patch.dict(os.environ, {"CUDA_VISIBLE_DEVICES": ""}):
+        said.append(reseed("run", "sweep.yaml", "--jobs", "2").output)
     return counted(folder, said)
 
 

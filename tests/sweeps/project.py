@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from reseed.sweeps.commands import app
-from tests.scratch import environment
+from tests.scratch import dvc, environment
 
 PARAMS = """\
 compute: {threads: 2}
@@ -110,8 +110,8 @@ def reseed(*arguments: str) -> Result:
 def queue(folder: Path, *overrides: str, name: str = "") -> None:
     """`dvc exp run --queue -S ...`"""
     settings = [part for override in overrides for part in ("-S", override)]
-    command = ["dvc", "exp", "run", "--queue", *(["--name", name] if name else []), *settings]
-    subprocess.run(command, cwd=folder, env=environment(), check=True, stdout=subprocess.DEVNULL)
+    done = dvc(folder, "exp", "run", "--queue", *(["--name", name] if name else []), *settings)
+    assert done.returncode == 0, done.stderr
 
 
 def experiments(folder: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from tests.sweeps.project import commit, experiments, metric, reseed
 
 missing = [name for name in ("sshd", "ssh-keygen") if shutil.which(name, path="/usr/sbin:/usr/bin") is None]
 missing += [name for name in ("ray", "grpc") if importlib.util.find_spec(name) is None]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")]
+pytestmark = [pytest.mark.weekly, pytest.mark.skipif(bool(missing), reason=f"not installed: {', '.join(missing)}")]
 PORT, TUNNEL = 12223, 12224
 SOURCES = Path(__file__).parents[2] / "src"
 

@@ -23,7 +23,7 @@ from tests.sweeps.project import commit, experiments, git, metric, reseed
 
 no_slurm = pytest.mark.skipif(bool(cluster.why_no_slurm()), reason=cluster.why_no_slurm())
 no_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: make ray")
-SEEDS, KS, WIDTHS = ([0, 1, 2], [3, 4, 5], [6, 7, 8]), (2, 4, 6, 8), (32, 64)
+SEEDS, KS, WIDTHS = ([0, 1, 2], [3, 4, 5], [6, 7, 8]), (2, 6), (32, 64)
 GRID = (
     f"name: g\ngrid: {{train.seeds: {list(SEEDS)}, variants.topk.k: {list(KS)}, variants.topk.d_sae: {list(WIDTHS)}}}\n"
 )
@@ -52,7 +52,7 @@ def test_each_slot_of_this_machine_has_gpus_of_its_own(here: Path, monkeypatch: 
     Path("g.yaml").write_text(GRID)
     commit(here)
     done = reseed("run", "g.yaml")
-    assert "24 done" in done.output
+    assert "12 done" in done.output
     assert scores(here) == SCORES
     assert devices(here) == {"4", "7"}
 
@@ -64,24 +64,24 @@ def test_slurm(here: Path, tmp_path: Path) -> None:
     commit(here)
     with cluster.slurm(tmp_path / "slurm"):
         done = reseed("run", "g.yaml", "--engine", "slurm", "--gpus", "1")
-        assert "24 done, 0 failed, 0 left" in done.output, done.exception
+        assert "12 done, 0 failed, 0 left" in done.output, done.exception
     assert scores(here) == SCORES
     assert devices(here) == {"0"}
     # the cluster is gone
-    Path("g.yaml").write_text(GRID.replace("[2, 4, 6, 8]", "[3]"))
+    Path("g.yaml").write_text(GRID.replace("[2, 6]", "[3]"))
     commit(here)
     with pytest.raises(ReseedError, match=r"--engine slurm: sinfo: .*; allowed: a Slurm controller that answers"):
         raise reseed("run", "g.yaml", "--engine", "slurm").exception or AssertionError
 
 
-@pytest.mark.slow
+@pytest.mark.weekly
 @no_ray
 def test_ray(here: Path) -> None:
     Path("g.yaml").write_text(GRID)
     commit(here)
     with cluster.ray(3) as (address, _):
         done = reseed("run", "g.yaml", "--engine", "ray", "--address", address)
-        assert "24 done, 0 failed, 0 left" in done.output, done.exception
+        assert "12 done, 0 failed, 0 left" in done.output, done.exception
     assert scores(here) == SCORES
     assert devices(here) == {"0"}  # of each node its only one
 

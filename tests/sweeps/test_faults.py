@@ -19,9 +19,15 @@ from tests.sweeps.faults import FAULTS, SWEEP, Count, a_stage, counted, inject, 
 from tests.sweeps.project import commit, experiments, git
 
 pytestmark = pytest.mark.slow
+EACH_TIME = (
+    "a worker killed", "submitting command and workers killed", "a full disk in one worker", "a corrupted cache object",
+)  # fmt: skip
+"""One of each kind: of a process, of all, of what it writes to, of what it reads."""
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in EACH_TIME else pytest.mark.weekly) for name in FAULTS]
+)
 def test_after_a_fault_every_experiment_is_done_or_failed_with_a_reason(name: str, tmp_path: Path) -> None:
     failed = FAULTS[name][2]
     found = inject(name, seed=0, folder=tmp_path / "project")
@@ -51,6 +57,7 @@ def survived(folder: Path, first: subprocess.Popen[str]) -> None:
     assert counted(folder, [said]) == Count(tried=4, done=4)
 
 
+@pytest.mark.weekly
 @pytest.mark.skipif(bool(cluster.why_no_slurm()), reason=cluster.why_no_slurm())
 @pytest.mark.parametrize("what", ["a job requeued", "a machine that vanishes"])
 def test_a_sweep_on_slurm_survives(what: str, project: Path, tmp_path: Path) -> None:
@@ -73,6 +80,7 @@ def test_a_sweep_on_slurm_survives(what: str, project: Path, tmp_path: Path) -> 
         survived(project, first)
 
 
+@pytest.mark.weekly
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed: make ray")
 def test_a_sweep_on_ray_survives_a_node_that_is_removed(project: Path) -> None:
     (project / "sweep.yaml").write_text(SWEEP.replace("seconds: [1]", "seconds: [3]"))

@@ -6,6 +6,7 @@ imports it anew, from the `src` of its project, as `python -P stages/….py` wou
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import runpy
@@ -91,13 +92,14 @@ def serve(line: socket.socket, packages: Sequence[str]) -> None:
     """Fork a process for every stage that is asked for, tell its id and then its exit code, until nobody listens."""
     for package in packages:
         importlib.import_module(package)
+    gc.freeze()  # what was imported stays: no stage need look through it for what it can free
     while True:
         address, files, _, _ = socket.recv_fds(line, LONGEST, 1)
         if not address:
             return
         if (child := os.fork()) == 0:
             line.close()
-            _end(lambda: _dvc(files[0], address.decode()))  # noqa: B023 - called at once
+            end_with(lambda: _dvc(files[0], address.decode()))  # noqa: B023 - called at once
         os.close(files[0])
         os.setpgid(child, child)  # here, so that it can be signalled from now on
         line.send(str(child).encode())
@@ -109,12 +111,16 @@ def serve(line: socket.socket, packages: Sequence[str]) -> None:
 
 
 def _dvc(output: int, address: str) -> int:
-    """DVC in this process, whose stage is forked from it."""
+    for standard in (1, 2):
+        os.dup2(output, standard)
+    return dvc_with_forked_stages(["--wait-for-lock", "repro", "--single-item", address])
+
+
+def dvc_with_forked_stages(arguments: Sequence[str]) -> int:
+    """DVC in this process, whose stages are forked from it; returns the exit code."""
     import dvc.stage.run
     from dvc.cli import main
 
-    for standard in (1, 2):
-        os.dup2(output, standard)
     as_ever = dvc.stage.run._run
 
     def run(executable: str, command: str, **settings: Any) -> None:
@@ -123,7 +129,7 @@ def _dvc(output: int, address: str) -> int:
             return
         sys.stdout.flush()
         if (child := os.fork()) == 0:
-            _end(lambda: _stage(shlex.split(command.removeprefix(STAGE)), settings["cwd"], settings["env"]))
+            end_with(lambda: _stage(shlex.split(command.removeprefix(STAGE)), settings["cwd"], settings["env"]))
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         signal.signal(signal.SIGINT, before)
@@ -131,7 +137,7 @@ def _dvc(output: int, address: str) -> int:
             raise dvc.stage.run.StageCmdFailedError(command, code)
 
     dvc.stage.run._run = run
-    return int(main(["--wait-for-lock", "repro", "--single-item", address]))
+    return int(main(list(arguments)))
 
 
 def _stage(words: list[str], folder: str, environment: dict[str, str]) -> int:
@@ -145,7 +151,7 @@ def _stage(words: list[str], folder: str, environment: dict[str, str]) -> int:
     return 0
 
 
-def _end(body: Callable[[], int]) -> None:
+def end_with(body: Callable[[], int]) -> None:
     """End this process with what `body` gives, never with what the process that it was forked from does at its end."""
     code = 1
     try:
