@@ -32,7 +32,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = make(tmp_path_factory.mktemp("project"))
     done = repro(folder)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert 60 < done.processor_seconds < 900
+    assert 20 < done.processor_seconds < 900  # of all stages: the command by itself takes a few
     return folder
 
 
@@ -89,7 +89,9 @@ def test_saelens_alone_recomputes_the_explained_variance_of_the_metrics(project:
 def test_a_second_run_does_nothing_and_says_so_in_seconds(project: Path) -> None:
     before = (project / "dvc.lock").read_bytes()
     started = time.monotonic()
-    done = dvc(project, "repro")
+    done = subprocess.run(  # as a user waits for it, with DVC's imports
+        ["dvc", "repro"], cwd=project, env=environment(), capture_output=True, text=True, check=False
+    )
     assert time.monotonic() - started < 20
     assert UP_TO_DATE in done.stdout
     assert (project / "dvc.lock").read_bytes() == before
@@ -144,9 +146,10 @@ def test_dvcs_own_commands_give_what_a_user_expects(project: Path) -> None:
     plots = json.loads(dvc(project, "plots", "show", "--json").stdout)["data"]
     assert {"metrics/modular/topk-k4/steps.csv", "variants"} <= {name.split("::")[-1] for name in plots}
     assert "train@modular-topk-k4" in dvc(project, "dag").stdout
-    log = forked.run(project, ["reseed", "log"], environment()).stdout
-    assert "fewer-rows" in log
-    assert "modular/topk-k4" in log
+    log = forked.run(project, ["reseed", "log"], environment())
+    assert log.returncode == 0, log.stderr
+    assert "fewer-rows" in log.stdout
+    assert "modular/topk-k4" in log.stdout
     subprocess.run(["git", "checkout", "-q", "."], cwd=project, check=True)
     assert dvc(project, "checkout", "--force").returncode == 0
     assert UP_TO_DATE in dvc(project, "repro").stdout
