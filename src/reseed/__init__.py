@@ -1,5 +1,7 @@
 """reseed: do the features of a sparse autoencoder survive a reseed?"""
 
+import atexit
+import gc
 import os
 import re
 import sys
@@ -53,6 +55,9 @@ def _stop_in_one_sentence(kind: type[BaseException], error: BaseException, trace
     else:
         sys.__excepthook__(kind, error, trace)
 
+
+# At its end Python would look once more through all that was imported for what it can free, which takes seconds.
+atexit.register(gc.freeze)
 
 if Path(sys.argv[0]).parent.name == "stages":
     sys.excepthook = _stop_in_one_sentence

@@ -10,15 +10,16 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from reseed import ReseedError
 from reseed.params import TRAINED
+
+if TYPE_CHECKING:  # pandas and torch take seconds to import, and most commands need neither
+    import pandas as pd
+    import torch
 
 SIGNIFICANT_DIGITS = 6
 WRITTEN: set[Path] = set()
@@ -148,6 +149,8 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write a safetensors file, world-readable (the library makes it private)."""
+    from safetensors.torch import save_file
+
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         path,
@@ -216,6 +219,8 @@ def derive_seed(*parts: object) -> int:
 
 def generator(*parts: object) -> torch.Generator:
     """A torch generator on the CPU seeded by `derive_seed(*parts)`."""
+    import torch
+
     return torch.Generator().manual_seed(derive_seed(*parts))
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
-import gc
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
 from rich.console import Console
 from rich.markdown import Markdown
@@ -20,11 +17,8 @@ from reseed.artifacts import lm_dir
 from reseed.params import load_params
 from reseed.reports import history, plots, readme, studies
 from reseed.review import commands as review
-from reseed.stage import device
 from reseed.sweeps import commands as sweeps
 from reseed.sweeps import side_by_side
-
-atexit.register(gc.freeze)  # at its end Python would collect all that was imported, which takes a second
 
 DEFAULT_JOBS = min(2, len(os.sched_getaffinity(0)))
 
@@ -111,7 +105,10 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="where the report goes")] = Path("evaluations"),
 ) -> None:
     """Judge SAEs that were trained elsewhere: SAELens, sparsify or dictionary_learning."""
+    import torch
+
     from reseed.benchmarks import evaluate as evaluation
+    from reseed.stage import device
 
     params, label = load_params(), name or source.rstrip("/").replace(":", "/").rpartition("/")[2]
     torch.set_num_threads(params.compute.threads)

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import BaseModel
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
@@ -23,6 +22,9 @@ from tqdm import tqdm
 from reseed import INTERRUPTED, NUMERIC_PACKAGES, ReseedError, installed_version
 from reseed.artifacts import WRITTEN, write_json
 from reseed.params import Compute, load_params
+
+if TYPE_CHECKING:  # the commands import this module as well, and torch takes seconds to import
+    import torch
 
 RUNS = Path("runs")
 TRACKED = ("metrics", "docs")
@@ -34,6 +36,8 @@ def run_stage(body: Callable[..., Mapping[str, BaseModel | object]]) -> None:
 
     Exits with 0 after writing the run facts, 1 with one sentence for bad input, 130 after Ctrl-C.
     """
+    import torch
+
     names = list(inspect.signature(body).parameters)
     arguments = sys.argv[1:]
     script = Path(sys.argv[0]).stem
@@ -61,12 +65,16 @@ def run_stage(body: Callable[..., Mapping[str, BaseModel | object]]) -> None:
 
 def _be_deterministic(compute: Compute) -> None:
     """Make torch reproduce its bytes: the gradient of an embedding, for one, would else depend on thread timing."""
+    import torch
+
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=device(compute).type == "cuda")
 
 
 def device(compute: Compute) -> torch.device:
     """The device that `compute.device` asks for; raises ReseedError if it asks for a GPU that is not there."""
+    import torch
+
     if compute.device == "cuda" and not torch.cuda.is_available():
         raise ReseedError("params.yaml: compute.device: found 'cuda', allowed here: auto, cpu (torch sees no GPU)")
     wanted = "cuda" if compute.device != "cpu" and torch.cuda.is_available() else "cpu"
@@ -88,6 +96,8 @@ def _instance(script: str, arguments: list[str]) -> str:
 def _facts(
     script: str, arguments: list[str], used: Mapping[str, Any], compute: Compute, started: float
 ) -> dict[str, Any]:
+    import torch
+
     facts: dict[str, Any] = {
         "command": f"python stages/{script}.py {' '.join(arguments)}".strip(),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),

@@ -6,7 +6,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from reseed import ReseedError
 from reseed.claims.evidence import check_interval
@@ -31,7 +31,7 @@ class Bounds:
         """The interval at another level: half its width is t(n-1) times the standard error."""
         if confidence == self.confidence:
             return self.low, self.high
-        widths = [float(t.ppf(0.5 + level / 2, self.units - 1)) for level in (self.confidence, confidence)]
+        widths = [float(stdtrit(self.units - 1, 0.5 + level / 2)) for level in (self.confidence, confidence)]
         half = (self.high - self.low) / 2 * widths[1] / widths[0]
         middle = (self.high + self.low) / 2
         return middle - half, middle + half
