@@ -633,6 +633,14 @@ class StackMachine(TraceDataBase):
     """Values are 0 to modulus - 1; `add` is modulo it."""
     max_depth: Annotated[int, Field(ge=2)]
     instructions: Count
+    unpredicted: Annotated[int, Field(ge=0)] = 0
+    """How many outputs are shown before the first that is predicted: programs of different splits begin alike."""
+
+    @model_validator(mode="after")
+    def _predicts_something(self) -> Self:
+        if self.unpredicted >= self.instructions:
+            raise ValueError(f"unpredicted below {self.instructions}, the number of instructions")
+        return self
 
 
 class GraphTraversal(TraceDataBase):
@@ -1317,7 +1325,7 @@ def read_yaml(path: Path) -> Any:
     if not path.is_file():
         raise ReseedError(f"{path}: the file does not exist")
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.load(path.read_text(), yaml.CSafeLoader)
     except yaml.YAMLError as error:
         raise ReseedError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
 

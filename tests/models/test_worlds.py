@@ -92,8 +92,10 @@ def test_a_world_goes_from_its_file_to_rows_with_states() -> None:
 
 
 @pytest.mark.usefixtures("project")
-def test_a_pop_brings_back_what_stands_at_the_expected_key() -> None:
-    traces = tokenized("tiny", "stack")
+@pytest.mark.parametrize("unpredicted", [0, 5])
+def test_a_pop_brings_back_what_stands_at_the_expected_key(unpredicted: int) -> None:
+    traces = tokenized("tiny", "stack", unpredicted=unpredicted)
+    assert len(traces.predicted) == 14 - unpredicted
     keys = expected_keys("stack", traces, "test")
     assert keys is not None
     found = keys >= 0

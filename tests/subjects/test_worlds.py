@@ -12,7 +12,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from reseed import ReseedError
 from reseed.artifacts import read_json, sha256
@@ -212,6 +212,18 @@ def test_splits_are_disjoint_by_what_determines_a_trajectory(generator: str) -> 
             assert owner.setdefault(instance, split) == split
     assert draw_traces(data) == drawn
     assert draw_traces(data_of(generator, seed=1)) != drawn
+
+
+def test_the_first_outputs_of_a_program_may_be_shown_and_not_predicted() -> None:
+    everything, behind = (world_of(data_of("stack", unpredicted=count)) for count in (0, 5))
+    assert behind.predicted == everything.predicted[5:] == tuple(range(10, 28, 2))
+    assert behind.vocabulary == everything.vocabulary
+    for _ in range(20):
+        whole, late = everything.draw(Random(3)), behind.draw(Random(3))
+        assert (late.instance, late.words) == (whole.instance, whole.words)
+        assert late.states == whole.states[5:]
+    with pytest.raises(ValidationError, match="unpredicted below 14, the number of instructions"):
+        data_of("stack", unpredicted=14)
 
 
 def test_instances_fall_into_splits_by_their_shares() -> None:

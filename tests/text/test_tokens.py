@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from reseed import ReseedError
-from reseed.artifacts import read_json, read_tensors
+from reseed.artifacts import read_json, read_tensors, sha256, write_json
 from reseed.text import tokens as room
 from reseed.text.integers import tokenize_addition
 from reseed.text.tokens import Tokens, read_tokens, write_tokens
@@ -64,6 +64,16 @@ def test_an_edited_raw_file_is_refused(raw: Path, tmp_path: Path) -> None:
 def test_a_number_outside_the_modulus_is_refused(raw: Path) -> None:
     with pytest.raises(ReseedError, match=r"found the number 12, allowed: 0 to 10"):
         tokenize_addition(raw, 11)
+
+
+def test_a_split_without_a_line_is_refused(raw: Path, tmp_path: Path) -> None:
+    shutil.copytree(raw, tmp_path / "raw")
+    (tmp_path / "raw" / "test.jsonl").write_text("")
+    manifest = read_json(tmp_path / "raw" / "manifest.json")
+    manifest["files"]["test.jsonl"] = {"rows": 0, "sha256": sha256(tmp_path / "raw" / "test.jsonl")}
+    write_json(tmp_path / "raw" / "manifest.json", manifest)
+    with pytest.raises(ReseedError, match=r"test\.jsonl: found no line, allowed: at least one"):
+        tokenize_addition(tmp_path / "raw", P)
 
 
 def test_an_unknown_position_names_the_known_ones(tokens: Tokens) -> None:

@@ -61,18 +61,20 @@ def expected_keys(world: str, traces: Traces, split: str) -> Tensor | None:
         return torch.tensor(traces.predicted).sub(1).expand(len(sequences), -1)
     if world == "stack":
         words = [[traces.vocabulary[token] for token in row] for row in sequences.tolist()]
-        overflow = traces.states[split][..., list(traces.variables).index("overflow")].bool().tolist()
-        return torch.tensor([_shown_by(row[::2], failed) for row, failed in zip(words, overflow, strict=True)])
+        room = len(traces.variables["depth"]) - 1
+        return torch.tensor([_shown_by(row[::2], room) for row in words])[:, -len(traces.predicted) :]
     return None
 
 
-def _shown_by(instructions: list[str], failed: list[bool]) -> list[int]:
+def _shown_by(instructions: list[str], room: int) -> list[int]:
     """For each instruction of a stack machine the position that showed what a pop brings to the top, else -1."""
+    takes = {"push": 0, "dup": 1, "pop": 1, "add": 2, "swap": 2}
     shown: list[int] = []  # for each element of the stack, top last: the output that last had it on top
     keys = []
-    for i, (instruction, fails) in enumerate(zip(instructions, failed, strict=True)):
+    for i, instruction in enumerate(instructions):
         kind, output = instruction.split()[0], 2 * i + 1
-        if not fails:
+        runs = len(shown) >= takes[kind] and not (kind in ("push", "dup") and len(shown) == room)
+        if runs:
             match kind:
                 case "push" | "dup":
                     shown.append(output)
@@ -82,7 +84,7 @@ def _shown_by(instructions: list[str], failed: list[bool]) -> list[int]:
                     shown[-2:] = [output]
                 case "swap":
                     shown[-2:] = [shown[-1], output]
-        keys.append(shown[-1] if kind == "pop" and not fails and shown else -1)
+        keys.append(shown[-1] if kind == "pop" and runs and shown else -1)
         if shown:
             shown[-1] = output
     return keys

@@ -34,10 +34,10 @@ def step(stack: tuple[int, ...], instruction: str, modulus: int, max_depth: int)
 
 
 def world(data: StackMachine) -> TracedWorld:
-    """Streams [instruction, output, instruction, output, …] of a machine that starts empty; the outputs are predicted.
+    """Streams [instruction, output, instruction, output, …] of a machine that starts empty.
 
-    States, after the instruction: `depth`; `top` and `second`, without a value where the stack is too short;
-    `overflow`: this instruction could not run.
+    The outputs are predicted, but for the first `unpredicted`. States, after the instruction: `depth`; `top` and
+    `second`, without a value where the stack is too short; `overflow`: this instruction could not run.
     """
 
     def draw(random: Random) -> Trace:
@@ -50,13 +50,13 @@ def world(data: StackMachine) -> TracedWorld:
             top, second = (str(stack[-i]) if len(stack) >= i else None for i in (1, 2))
             words += [instruction, top or EMPTY]
             states.append((str(len(stack)), top, second, yes(overflow)))
-        return Trace("; ".join(instructions), tuple(words), tuple(states))
+        return Trace("; ".join(instructions), tuple(words), tuple(states[data.unpredicted :]))
 
     values = numbers(data.modulus)
     return TracedWorld(
         "streams of a stack machine",
         (*(f"push {value}" for value in values), "pop", "dup", "add", "swap", *values, EMPTY),
-        tuple(range(0, 2 * data.instructions, 2)),
+        tuple(range(2 * data.unpredicted, 2 * data.instructions, 2)),
         {"depth": numbers(data.max_depth + 1), "top": values, "second": values, "overflow": YES_NO},
         draw,
     )

@@ -24,6 +24,8 @@ def tokenize_addition(raw: Path, p: int) -> Tokens:
         file = raw / name
         check_sha256(file, entry["sha256"])
         rows = [json.loads(line) for line in file.read_text().splitlines()]
+        if not rows:
+            raise ReseedError(f"{file}: found no line, allowed: at least one; run `dvc repro` or its stage download")
         tokens = torch.tensor([[row["a"], row["b"], p, row["answer"]] for row in rows], dtype=torch.int32)
         numbers = tokens[:, [0, 1, 3]]
         if numbers.min() < 0 or numbers.max() >= p:
