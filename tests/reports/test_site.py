@@ -164,6 +164,9 @@ def test_claims_show_verdicts_gates_and_whether_their_evidence_is_still_that(
     test = read_json(project / "metrics/claims" / f"{CLAIM}.json")["tests"][0]
     expected = f"{test['value']:.3f} [{test['low']:.3f}, {test['high']:.3f}]"
     assert f"κ of trained, modular/topk-k4: {expected}, to be above 0: holds" in said
+    of_directions = " ".join(rows[EDITED].text.split())  # its figure is a cosine, and its path begins with an arm
+    assert "trained/recovery/gt_mcc, superposition/known-12: " in of_directions
+    assert "κ" not in of_directions
     assert "Gates: 1 of 2 passed" in said
     assert "failed alive of modular/topk-k4: the verdict <flips>" in said
     assert "models/modular/topk-k4sha256" in said.replace(" ", "")

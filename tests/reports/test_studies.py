@@ -166,6 +166,11 @@ def test_scores_stand_beside_their_strictest_null_their_peers_and_the_ceiling(tm
     assert f"| {found['nulls']['covariance']:.3f} (covariance) | yes |" in line(directions, "| gt_mcc | `known-12` |")
 
 
+def test_a_probe_is_no_ceiling_of_directions() -> None:
+    found = {"peers": {"linear_probe": 0.5, "pca": 0.6}}
+    assert (truth.ceiling("coverage", found), truth.ceiling("gt_mcc", found)) == ("linear_probe", None)
+
+
 def test_planes_that_cannot_be_tested_say_so(tmp_path: Path) -> None:
     committed = read_json(ROOT / "metrics/modular/topk-k4/truth.json")
     left = {name: one for name, one in committed["figures"].items() if name not in ("planes", "coverage")}

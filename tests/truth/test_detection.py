@@ -9,7 +9,9 @@ import pytest
 import torch
 from scipy.linalg import hadamard
 from scipy.stats import kstest
-from sklearn.metrics import f1_score, matthews_corrcoef, precision_score
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, matthews_corrcoef, precision_recall_curve, precision_score
+from sklearn.preprocessing import StandardScaler
 
 from reseed import ReseedError
 from reseed.params import TruthRows
@@ -144,6 +146,25 @@ def test_the_permutation_null_is_calibrated_and_keeps_sequences_together(concept
     blocks, before = (x.test.reshape(-1, POSITIONS, len(concepts)) for x in (moved, concepts))
     assert not (blocks == before).all()
     assert sorted(map(bytes, blocks)) == sorted(map(bytes, before))
+
+
+@pytest.mark.parametrize(("columns", "constant"), [(1, False), (5, False), (5, True), (40, False)])
+def test_a_probe_is_that_of_scikit_learn_with_all_its_checks(columns: int, constant: bool) -> None:
+    random = np.random.default_rng(columns)
+    train, test = (np.maximum(random.normal(size=(500, columns)) - 0.4, 0) for _ in range(2))
+    if constant:
+        train[:, 0] = test[:, 0] = 0.3
+    on, wanted = (x[:, -1] + 0.5 * random.normal(size=500) > 0.6 for x in (train, test))
+    scaler = StandardScaler().fit(train)
+    model = LogisticRegression(solver="lbfgs" if columns > 32 else "newton-cholesky", max_iter=300, tol=1e-3)
+    at = [model.fit(scaler.transform(train), on).decision_function(scaler.transform(x)) for x in (train, test)]
+    precision, recall, cuts = precision_recall_curve(on, at[0])
+    f1 = np.divide(2 * precision * recall, precision + recall, out=np.zeros_like(recall), where=recall > 0)
+    says = at[1] >= cuts[f1[:-1].argmax()]
+    found = probe(train, test, on, wanted)
+    assert (found.says == says).all()
+    assert found.f1 == pytest.approx(f1_score(wanted, says), abs=1e-12)
+    np.testing.assert_allclose(found.direction, model.coef_[0] / scaler.scale_)
 
 
 def test_probes_know_a_linear_state_and_two_latents_a_split_one(traces: Traces, concepts: Concepts) -> None:

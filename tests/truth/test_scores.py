@@ -11,6 +11,12 @@ import pandas as pd
 import pytest
 import torch
 from scipy.linalg import subspace_angles
+from scipy.optimize import linear_sum_assignment
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
 from torch.nn.functional import normalize
 
 from reseed import ReseedError
@@ -79,6 +85,56 @@ def test_a_perfect_sae_is_go_and_its_untrained_start_is_no_go(toy: tuple[Activat
         assert scores.figures[name].nulls["untrained"] == scores.figures[name].value
 
 
+def test_peers_are_asked_what_latents_are(toy: tuple[Activations, Activations, Concepts]) -> None:
+    trained, _, concepts = toy
+    figures = scored(toy, saes=[oracle()] * 5)[0].figures
+    rows = {split: x.double().numpy() for split, x in rows_of(trained, concepts).items()}
+    directions = unit_rows(np.array([
+        rows["train"][on].mean(0) - rows["train"][~on].mean(0) for on in concepts.train.T
+    ]))  # fmt: skip
+    both = np.vstack([directions.T, -directions.T])  # the cosines of every neuron, in either sign, to every direction
+    assert figures["gt_mcc"].peers["neurons"] == pytest.approx(both[linear_sum_assignment(-both)].mean())
+    assert figures["gt_mcc"].peers["linear_probe"] > 0.5
+    for k in (2, 5):
+        peers_of = figures[f"f1_best_{k}"].peers
+        assert peers_of["linear_probe"] == figures["coverage"].peers["linear_probe"]
+        # the F1 of a probe on the very neurons that differ most, fitted anew
+        every = []
+        for concept in range(len(concepts)):
+            on, wanted = concepts.train[:, concept], concepts.test[:, concept]
+            apart = np.abs(rows["train"][on].mean(0) - rows["train"][~on].mean(0)) / rows["train"].std(0)
+            columns = np.argsort(-apart)[:k]
+            fitted = [x[:, columns] for x in rows.values()]
+            model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)).fit(fitted[0], on)
+            at = model.decision_function(fitted[0])
+            cuts = np.quantile(at, np.linspace(0, 1, 200))
+            cut = cuts[np.argmax([f1_score(on, at >= one) for one in cuts])]
+            every.append(f1_score(wanted, model.decision_function(fitted[1]) >= cut))
+        assert peers_of["neurons"] == pytest.approx(np.mean(every), abs=0.01)
+    assert {"neurons", "pca", "ica"} <= set(figures["latents_per_concept"].peers)
+
+
+def test_a_control_is_asked_for_absorption_by_the_probes_of_its_own_rows(
+    toy: tuple[Activations, Activations, Concepts], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reseed.truth.detection.SPLIT_GAIN", 1.0)  # the latent of both counts as no part of depth=1
+    trained, _, concepts = toy
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(3))).Q
+    shards = {
+        split: [{"activations": shard["activations"].float() @ turn} for shard in files]
+        for split, files in trained.shards.items()
+    }
+    encoder, bias, decoder = absorbing()
+    sae, same = linear_sae(encoder, bias, decoder), linear_sae(encoder @ turn, bias, decoder @ turn)
+    subject = judged([sae] * 5, control=[same] * 5)
+    train, test = (rows.double().numpy() for rows in rows_of(trained, concepts).values())
+    elsewhere = Activations(shards, trained.index)
+    found = score_states(subject, trained, elsewhere, concepts, peers(train, test, "toy"), SETTINGS, OPTIONS, "toy")
+    figure = found.figures["absorption"]
+    assert figure.value.value > 0.02
+    assert figure.nulls["control"].value == pytest.approx(figure.value.value, abs=0.005)
+
+
 def test_an_sae_with_exchanged_decoder_rows_detects_and_explains_nothing(
     toy: tuple[Activations, Activations, Concepts],
 ) -> None:
@@ -90,16 +146,21 @@ def test_an_sae_with_exchanged_decoder_rows_detects_and_explains_nothing(
     assert (met["coverage"], met["fidelity"], table["go"]) == (1, 0, 0)
 
 
-def test_absorbed_rows_are_counted(toy: tuple[Activations, Activations, Concepts]) -> None:
-    """The latent of depth=1 is silent where top=b, whose latent writes depth=1 as well: rows of both are absorbed."""
-    trained, _, concepts = toy
+def absorbing() -> tuple[Tensor, Tensor, Tensor]:
+    """Encoder, bias, decoder: the latent of depth=1 is silent where top=b, whose latent writes depth=1 as well."""
     keep = [i for i in range(9) if i != 7]
     decoder = features()[keep]
     encoder, bias = decoder * 1.4, torch.full((8,), -0.4)
     encoder[1] -= 2.8 * decoder[5]
     encoder[5], bias[5] = 2 * (decoder[1] + decoder[5]), -2.6  # both together, and never one of them
     decoder[5] = normalize(decoder[1] + decoder[5], dim=0)
-    sae = linear_sae(encoder, bias, decoder)
+    return encoder, bias, decoder
+
+
+def test_absorbed_rows_are_counted(toy: tuple[Activations, Activations, Concepts]) -> None:
+    """Rows of both depth=1 and top=b are absorbed."""
+    trained, _, concepts = toy
+    sae = linear_sae(*absorbing())
     rows = rows_of(trained, concepts)
     train, test = (x.double().numpy() for x in rows.values())
     probes = linear_probes(train, test, concepts)

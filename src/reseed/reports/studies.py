@@ -253,7 +253,7 @@ def _scores(known: dict[str, dict[str, Any]]) -> str:
     for figure in dict.fromkeys(figure for one in known.values() for figure in truth.scores(one)):
         for name, one in known.items():
             if found := one["figures"].get(figure):
-                peers, ceiling = found.get("peers", {}), truth.ceiling(found)
+                peers, ceiling = found.get("peers", {}), truth.ceiling(figure, found)
                 above = {0: "no", 1: "yes"}.get(found.get("exceeds_nulls"), "")
                 lines.append(
                     [

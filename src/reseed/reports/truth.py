@@ -84,8 +84,10 @@ def named(null: str, truth: Mapping[str, Any]) -> str:
     return f"{truth['control']} arm" if null == "control" else null
 
 
-def ceiling(figure: Mapping[str, Any]) -> str | None:
-    return next((name for name in CEILINGS if name in figure.get("peers", {})), None)
+def ceiling(name: str, figure: Mapping[str, Any]) -> str | None:
+    """The peer that a figure cannot be expected to exceed; of directions a probe's are a peer like others."""
+    peers = figure.get("peers", {}) if name != "gt_mcc" else {}
+    return next((peer for peer in CEILINGS if peer in peers), None)
 
 
 def strongest(effects: Mapping[str, Any]) -> str:

@@ -140,16 +140,23 @@ def score_states(
     detected = detect_by_arm(judged, activations, control, concepts, peers, truth.permutations, key)
     train, test = (rows.double().numpy() for rows in rows_of(activations, concepts).values())
     probes = linear_probes(train, test, concepts)
-    centred = test - train.mean(axis=0)
     sparse = {
         arm: [sparse_probes(one.train, one.test, concepts) for one in every] for arm, every in detected.seen.items()
     }
-    absorbed = {  # not of a control that read the rows of another model: its probes are not these
+    sparse_peers = {name: sparse_probes(peer.train, peer.test, concepts) for name, peer in peers.items()}
+    of_control = {split: rows.double().numpy() for split, rows in rows_of(control, concepts).items()}
+    known_there = probes if control is activations else linear_probes(of_control["train"], of_control["test"], concepts)
+    about_mean = {
+        "trained": (probes, test - train.mean(axis=0)),
+        "untrained": (probes, test - train.mean(axis=0)),
+        "control": (known_there, of_control["test"] - of_control["train"].mean(axis=0)),
+    }
+    absorbed = {
         arm: [
-            absorption(one, own, probes, centred, concepts)
+            absorption(one, own, known, centred, concepts)
             for one, own in zip(detected.seen[arm], sparse[arm], strict=True)
         ]
-        for arm in ("trained", "untrained")
+        for arm, (known, centred) in about_mean.items()
     }
 
     figures = detected.figures(groups)
@@ -158,11 +165,13 @@ def score_states(
     figures["recall"].peers["linear_probe"] = float((ceiling > GOOD_F1).mean())
     directions = mean_differences(train, concepts)
     recovered = recover(judged.seed_set, directions, options, f"truth/{key}").figures
-    figures["gt_mcc"] = of_report(recovered["gt_mcc"], groups)
-    of_control = mean_differences(rows_of(control, concepts)["train"].double().numpy(), concepts)
+    at_peers = {name: recovery(peer.dictionary, directions)["gt_mcc"] for name, peer in peers.items()}
+    at_peers["linear_probe"] = recovery(unit_rows(np.array([one.direction for one in probes])), directions)["gt_mcc"]
+    figures["gt_mcc"] = of_report(recovered["gt_mcc"], groups, at_peers)
+    known_by_mean = mean_differences(of_control["train"], concepts)
     figures["gt_mcc"].nulls["control"] = mean_over_seeds(
         [
-            recovery(decoder_of(sae)[mask], of_control)["gt_mcc"]
+            recovery(decoder_of(sae)[mask], known_by_mean)["gt_mcc"]
             for sae, mask in zip(judged.control, judged.control_masks, strict=True)
         ],
         groups,
@@ -175,6 +184,11 @@ def score_states(
         known = {arm: [one[name] for one in every] for arm, every in own.items() if all(name in one for one in every)}
         if trained := known.pop("trained", None):
             figures[name] = figure(trained, groups, known, more_is_better=name not in FEWER_IS_BETTER)
+    for peer, found in sparse_peers.items():
+        for name, value in _splitting(found).items():
+            figures[name].peers[peer] = value
+    for k in KS:
+        figures[f"f1_best_{k}"].peers["linear_probe"] = float(ceiling.mean())
 
     facts: dict[str, Any] = {
         "truth": "states",
@@ -182,7 +196,7 @@ def score_states(
         "concepts": len(concepts),
         "concepts_untested": concepts.untested,
         "rows": {"train": len(train), "test": len(test)},
-        "variables": _variables(detected, sparse, ceiling, concepts, groups, options.confidence),
+        "variables": _variables(detected, sparse, sparse_peers, ceiling, concepts, groups, options.confidence),
     }
     latents = [
         latent_rows(seed, mask, seen, found, null, concepts)
@@ -270,6 +284,7 @@ def _absorbing(shares: dict[int, float]) -> dict[str, float]:
 def _variables(
     detected: Detected,
     sparse: dict[str, list[Sparse]],
+    sparse_peers: dict[str, Sparse],
     ceiling: Array,
     concepts: Concepts,
     groups: Groups,
@@ -280,13 +295,14 @@ def _variables(
     for variable in dict.fromkeys(concepts.variables):
         of = np.array([name == variable for name in concepts.variables])
         values = {"best": {arm: [float(one.f1[of].mean()) for one in every] for arm, every in detected.found.items()}}
+        peers = {"best": {name: float(one.f1[of].mean()) for name, one in detected.peers.items()}}
         for k in KS:
+            peers[f"best_{k}"] = {name: float(one.best(k)[of].mean()) for name, one in sparse_peers.items()}
             values[f"best_{k}"] = {
                 arm: [float(one.best(k)[of].mean()) for one in every] for arm, every in sparse.items()
             }
-        peers = {name: float(one.f1[of].mean()) for name, one in detected.peers.items()}
         shown[variable] = {
-            name: figure(by_arm.pop("trained"), groups, by_arm, peers if name == "best" else {}).shown(confidence)
+            name: figure(by_arm.pop("trained"), groups, by_arm, peers[name]).shown(confidence)
             for name, by_arm in values.items()
         } | {"linear_probe": float(ceiling[of].mean())}
     return shown

@@ -158,7 +158,7 @@ def _index(workspace: Workspace, variants: list[Variant], by: Cell) -> Page:
         "A claim is registered before its evidence. It is *supported* if every test holds, *not testable* if its "
         "evidence lacks convergence, seeds or a null, or if it must be judged again because the evidence, the verdict "
         "or what is claimed is not what was judged, and *not judged* where its stage has not run. A test holds if the "
-        "whole interval of a κ lies beyond its bound. "
+        "whole interval of its figure lies beyond its bound. "
     )
     sections = [Section("claims", "Claims", [Text(note + by), table])]
     for subject in dict.fromkeys(v.subject for v in variants):
@@ -202,7 +202,8 @@ def _said(numbers: Numbers, claim: Claim) -> Markup:
     tests, more = claim.content.get("tests", []), claim.content.get("reasons", [])
     for i, test in enumerate(tests):
         figure = numbers.of(claim.file, "tests", i)
-        of_arm = "κ of " if re.match(rf"({'|'.join(ARMS)})\b", test["figure"]) else ""
+        arm = "|".join(ARMS)
+        of_arm = "κ of " if re.match(rf"({arm})( - ({arm}))?(,|$)", test["figure"]) else ""
         parts.append(
             Markup("<li>{}{}: {}, to be {}: <b>{}</b></li>").format(
                 of_arm, test["figure"], figure, test["bound"], test["outcome"]

@@ -154,7 +154,7 @@ def _scores(page: Page, files: Sequence[str], links: Links) -> list[Block]:
             if found is None:
                 continue
             at = ("figures", figure)
-            ceiling = truth.ceiling(found)
+            ceiling = truth.ceiling(figure, found)
             rows.append(
                 [
                     Markup('{} <span class="quiet">{}</span>').format(figure, _name(file).partition("/")[2]),
