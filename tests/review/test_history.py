@@ -105,6 +105,37 @@ def test_an_experiment_that_was_run_and_not_kept_counts_by_the_ledger(repository
     assert len(History(repository).tried(PAIR)) == 5
 
 
+def test_what_was_struck_from_the_ledger_was_run_all_the_same(repository: Path) -> None:
+    commit(repository, {"runs/ledger.jsonl": entry("a@1", "variants.topk.k=32") + "[1]\n3\n"})
+    commit(repository, {"runs/ledger.jsonl": entry("b@1", "variants.topk.k=64")})
+    assert len(History(repository).tried(PAIR)) == 4
+    git(repository, "rm", "-q", "runs/ledger.jsonl")
+    git(repository, "commit", "-qm", "no ledger")
+    assert len(History(repository).tried(PAIR)) == 4
+
+
+def test_how_a_figure_of_another_kind_is_read_is_a_setting_of_it(repository: Path) -> None:
+    def truth(rows: int) -> dict[str, Any]:
+        params = {"truth": {"rows": rows}, "compute": {"threads": rows}}
+        return {"cmd": "x", "params": {"params.yaml": params}, "outs": [{"path": f"metrics/{PAIR}/truth.json"}]}
+
+    for rows in (10, 20, 20):
+        content = yaml.safe_load(lock(4, [0, 1, 2]))
+        content["stages"]["truth@toy"] = truth(rows)
+        commit(repository, {"dvc.lock": yaml.safe_dump(content)})
+    commit(repository, {"runs/ledger.jsonl": entry("a@1", "truth.rows=30")})
+    history = History(repository)
+    assert (len(history.tried(PAIR)), len(history.tried(PAIR, "truth"))) == (2, 3)
+
+
+def test_the_last_verdict_of_a_claim_is_remembered_when_its_file_is_gone(repository: Path) -> None:
+    for verdict in ("supported", "not supported"):
+        commit(repository, {"metrics/claims/a.json": json.dumps({"verdict": verdict})})
+    git(repository, "rm", "-q", "metrics/claims/a.json")
+    git(repository, "commit", "-qm", "gone")
+    assert (History(repository).judged("a"), History(repository).judged("b")) == ("not supported", None)
+
+
 def test_a_shallow_clone_is_refused(repository: Path) -> None:
     git(repository.parent, "clone", "-q", "--depth", "1", f"file://{repository}", "shallow")
     with pytest.raises(ReseedError, match=r"found a shallow clone, allowed: one with its whole history"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -407,6 +408,69 @@ def test_a_claim_with_a_fault_is_bad_input(branch: Path, change: dict[str, Any],
     assert sentence in done.stderr
 
 
+FAULTS = {
+    "a phase that asks for minus infinity": (
+        "claims.yaml", lambda text: text.replace("verdict: go", "verdict: go\n    coverage: "
+        f"[{{domain: all, covered_by: '{FIRST}:held_out/rows', at_least: -.inf}}]"),
+        "error: claims.yaml: phases.first.coverage.0.at_least: found -inf, allowed: a finite number\n",
+    ),
+    "an id twice": (
+        "claims.yaml", lambda text: text.replace("phases:", text[len("claims:\n") : text.index("phases:")] + "phases:"),
+        f"error: claims.yaml: claims.{CLAIM}: found twice, allowed: every id once\n",
+    ),
+    "no mapping": ("claims.yaml", lambda _: "claims:\n", "error: claims.yaml: claims: found None, allowed: "),
+    "no YAML": ("claims.yaml", lambda _: "claims: [\n", "error: claims.yaml: not valid YAML: "),
+    "a lock that a merge left": (
+        "dvc.lock", lambda _: "<<<<<<< HEAD\n",
+        "error: workspace: dvc.lock: found str, allowed: a mapping of keys to values\n",
+    ),
+    "a revision that is a number": (
+        "runs/score@topk-k4.json", lambda text: re.sub(r'"revision": "[^"]*"', '"revision": 3', text),
+        "error: workspace: runs/score@topk-k4.json: revision: found 3, allowed: what a run writes there; run its stage",
+    ),
+    "outputs that are a number": (
+        "runs/score@topk-k4.json", lambda text: json.dumps(json.loads(text) | {"wrote": 3}),
+        "error: workspace: runs/score@topk-k4.json: wrote: found 3, allowed: what a run writes there; run its stage",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_file_with_a_fault_is_bad_input_in_one_sentence(branch: Path, fault: str) -> None:
+    name, spoil, sentence = FAULTS[fault]
+    before = (branch / name).read_text()
+    (branch / name).write_text(spoil(before))
+    assert (branch / name).read_text() != before
+    done = project.claims(branch, "check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(sentence)
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_id_in_two_claims_files_is_bad_input(branch: Path) -> None:
+    (branch / "studies/more").mkdir(parents=True)
+    claim = project.read(branch, "claims.yaml")["claims"][CLAIM]
+    project.write(branch, "studies/more/claims.yaml", {"claims": {CLAIM: claim}, "phases": {}})
+    done = project.claims(branch, "check")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: studies/more/claims.yaml: claims.{CLAIM}: found in claims.yaml as well, allowed: an id that no other "
+        "claims file has\n"
+    )
+
+
+@pytest.mark.parametrize("base", ["", "nonsense"])
+def test_a_base_that_is_none_is_refused_before_anything_is_judged(
+    branch: Path, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reseed.review.commands.checking.check", lambda: pytest.fail("it judged"))
+    done = project.claims(branch, "check", "--base", base)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        f"error: --base {base!r}: no such revision in this clone, allowed: one that `git rev-parse` knows\n"
+    )
+
+
 def test_a_missing_metric_is_not_testable(branch: Path) -> None:
     (branch / FIRST).unlink()
     one = only(check(branch))
@@ -425,7 +489,7 @@ def test_bad_input_has_exit_code_two(branch: Path, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert (
         done.stderr
-        == "error: --base nowhere: no such revision in this clone, allowed: one that `git rev-parse` knows\n"
+        == "error: --base 'nowhere': no such revision in this clone, allowed: one that `git rev-parse` knows\n"
     )
     done = project.claims(branch, "show", "nothing")
     assert (done.returncode, done.stderr) == (2, f"error: claim 'nothing': found none of that id, allowed: {CLAIM}\n")

@@ -21,7 +21,8 @@ def refused(folder: Path) -> dict[str, Any]:
     done = project.claims(folder, "check", "--format", "json")
     assert done.returncode == 1, done.stderr
     found = json.loads(done.stdout)
-    return {one["name"]: one for one in (*found["claims"], *found["phases"])} | {"rules": found["rules"]}
+    named = {one["name"]: one for one in (*found["claims"], *found["phases"])}
+    return named | {"rules": found["rules"], "gone": found["faults"]}
 
 
 def faults(folder: Path, name: str = CLAIM) -> list[str]:
@@ -182,3 +183,42 @@ def test_rules_of_a_subject_may_rise_and_not_fall(branch: Path) -> None:
     assert refused(branch)["rules"] == [
         f"{file}: the file was removed, allowed: to stay, since it had rules of its phase"
     ]
+
+
+def test_a_claim_that_was_judged_cannot_be_dropped(branch: Path) -> None:
+    other = project.claim(git(branch, "rev-parse", "HEAD").strip(), standing="exploratory")
+    project.edit(branch, "claims.yaml", "claims/never-judged", other)
+    project.commit(branch, "a claim that is given up before it was judged")
+    phase = project.phase() | {"criteria": {"agree": {"claim": "other"}}}
+    project.write(branch, "claims.yaml", {"claims": {"other": other}, "phases": {"first": phase}})
+    git(branch, "rm", "-q", f"metrics/claims/{CLAIM}.json", f"runs/{JUDGED}.json")
+    project.rerun(branch, "another claim in its place")
+    assert refused(branch)["gone"] == [
+        f"claims.yaml: claims: found no {CLAIM!r}, allowed: to stay, since it was judged 'supported'"
+    ]
+
+
+def test_evidence_that_was_looked_at_before_the_claim_was_committed(branch: Path) -> None:
+    pipeline = project.read(branch, "dvc.yaml")
+    pipeline["stages"]["score"]["foreach"].append("topk-k16")
+    project.write(branch, "dvc.yaml", pipeline)
+    project.edit(branch, "planted.yaml", "variants/topk-k16", {"k": 16, "kappa": 0.7})
+    project.commit(branch, "one more variant")
+    ran = git(branch, "rev-parse", "HEAD").strip()[:7]
+    project.repro(branch)
+    path = "metrics/toy/topk-k16/stability.json"
+    late = project.claim(
+        git(branch, "rev-parse", "HEAD").strip(), evidence=[path] * 8, speaks_of={"toy/topk-k16": {"k": 16}}, tried=1,
+        tests=[{"figure": "trained", "over": "each", "above": 0.69}],
+    )  # fmt: skip
+    project.edit(branch, "claims.yaml", "claims/late", late)
+    git(branch, "add", "claims.yaml")
+    git(branch, "commit", "-qm", "what is known already")
+    promised = git(branch, "rev-parse", "HEAD").strip()[:7]
+    project.rerun(branch, "and its evidence")
+    one = refused(branch)["late"]
+    why = f"its evidence {path} was made at {ran}, which has not yet what it asks for ({promised})"
+    assert (one["recorded"], one["standing"], one["why_exploratory"]) == ("supported", "exploratory", [why])
+    dvc_ok(branch, "repro", "-f", "score@topk-k16", "claims@late")
+    project.commit(branch, "made again after it")
+    assert project.claims(branch, "check").returncode == 0

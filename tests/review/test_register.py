@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
+from dvc.repo import Repo
 from scipy import stats
 from typer.testing import CliRunner, Result
 
 from reseed import ReseedError
 from reseed.claims import registry
-from reseed.claims.registry import ALWAYS, load_claim
+from reseed.claims.registry import ALWAYS, load_claim, load_registry
 from reseed.cli import app
 from reseed.review.register import power, register
 from tests.claims.builders import stability
@@ -28,11 +30,27 @@ ASKED: dict[str, Any] = {
 }  # fmt: skip
 
 
+PIPELINE = {
+    "stages": {
+        "score": {
+            "matrix": {
+                "pair": ["modular/topk-k4", "modular/topk-k8", "modular/topk-k16", "superposition/known-12"],
+                "kind": ["stability", "truth", "saebench"],
+            },
+            "cmd": "true ${item.pair} ${item.kind}",
+            "metrics": ["metrics/${item.pair}/${item.kind}.json"],
+        }
+    }
+}
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     for name in ("params.yaml", "study.yaml", "claims.yaml"):
         shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump(PIPELINE))
     git(tmp_path, "init", "-q", "-b", "main")
+    Repo.init(str(tmp_path)).close()
     git(tmp_path, "add", "-A")
     git(tmp_path, "commit", "-qm", "files")
     return tmp_path
@@ -97,17 +115,32 @@ def test_power_is_of_the_figure_that_is_asked_for(checkout: Path) -> None:
     assert found("e", statistic="mean_max_cos") is None  # nothing here has it
 
 
-def test_a_claim_whose_evidence_is_committed_already_is_exploratory(checkout: Path) -> None:
+def test_a_claim_whose_evidence_is_there_already_is_exploratory(checkout: Path) -> None:
+    """In the workspace, where it may have been looked at, or in a commit, even if it was removed since."""
     path = "metrics/modular/topk-k8/stability.json"
+    assert "k8-agrees is written down; commit it before" in registers(checkout, "k8-agrees", *OF, "--above", "0").stdout
     (checkout / path).parent.mkdir(parents=True)
     (checkout / path).write_text("{}")
-    assert "k8-agrees is written down; commit it before" in registers(checkout, "k8-agrees", *OF, "--above", "0").stdout
+    done = registers(checkout, "k8-seen", *OF, "--above", "0")
+    assert f"k8-seen is written down as exploratory: its evidence {path} is there already.\n" in done.stdout
     git(checkout, "add", path)
     git(checkout, "commit", "-qm", "evidence")
-    done = registers(checkout, "k8-known", *OF, "--above", "0")
-    assert f"k8-known is written down as exploratory: its evidence {path} is committed already.\n" in done.stdout
-    standings = [load_claim(checkout / "claims.yaml", name).standing for name in ("k8-agrees", "k8-known")]
-    assert standings == ["confirmatory", "exploratory"]
+    (checkout / path).unlink()
+    assert "k8-known is written down as exploratory" in registers(checkout, "k8-known", *OF, "--above", "0").stdout
+    standings = [load_claim(checkout / "claims.yaml", name).standing for name in ("k8-agrees", "k8-seen", "k8-known")]
+    assert standings == ["confirmatory", "exploratory", "exploratory"]
+
+
+def test_an_id_of_another_claims_file_is_taken(checkout: Path) -> None:
+    (checkout / "studies/more").mkdir(parents=True)
+    (checkout / "studies/more/claims.yaml").write_text("claims: {}\nphases: {}\n")
+    shutil.copy(checkout / "study.yaml", checkout / "studies/more")
+    done = registers(checkout, "low-l0-agreement", *OF, "--above", "0", "--file", "studies/more/claims.yaml")
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: claims.yaml: claims: found 'low-l0-agreement' already, allowed: an id that is not taken\n"
+    )
+    assert load_registry(checkout / "studies/more/claims.yaml").claims == {}
 
 
 def test_what_a_gate_reads_is_among_the_evidence(checkout: Path) -> None:
@@ -129,7 +162,24 @@ def test_what_a_gate_reads_is_among_the_evidence(checkout: Path) -> None:
         ("x", {"speaks_of": {"modular/topk-k8": {"k": 9}}}, "speaks_of.modular/topk-k8.k: found 9, allowed: 8, which"),
         ("x", {"gates": [*ALWAYS, "vibes"]}, "gates.5: found 'vibes', allowed: 'converged'"),
         ("x", {"tests": [{"figure": "trained", "over": "each"}]}, "exactly one of above and below"),
-        ("x", {"statistic": None, "metric": "stability:trained/vibes"}, "a metric whose unit is known"),
+        (
+            "x",
+            {"statistic": None, "metric": "stability:trained/vibes", "tests": [{"above": 0.5}]},
+            "claims.yaml: claims.x: metric: found 'stability:trained/vibes', allowed: a metric whose unit is known",
+        ),
+        (
+            "x",
+            {"statistic": None, "metric": "nosuch:trained/gt_mcc", "tests": [{"above": 0.5}]},
+            "claims.yaml: claims.x: evidence: found metrics/modular/topk-k8/nosuch.json, which no stage makes, allowed "
+            "there: saebench, stability, truth",
+        ),
+        ("x", {"tests": [{"figure": "trained", "over": "each", "above": float("nan")}]}, "tests.0.above: found nan"),
+        ("x", {"tests": [{"figure": "trained", "over": "each", "below": float("inf")}]}, "tests.0.below: found inf"),
+        (
+            "x",
+            {"tests": [{"figure": "trained", "over": "each", "above": -5.0}]},
+            "above from 0 (chance) on, or the gate 'random_dictionary' beside a lower bound",
+        ),
     ],
 )
 def test_what_may_not_be_claimed_is_refused_and_nothing_is_written(
@@ -142,7 +192,7 @@ def test_what_may_not_be_claimed_is_refused_and_nothing_is_written(
     assert sentence in str(caught.value)
     assert ".partial" not in str(caught.value)
     assert (checkout / "claims.yaml").read_text() == before
-    assert sorted(path.name for path in checkout.iterdir()) == [".git", "claims.yaml", "params.yaml", "study.yaml"]
+    assert git(checkout, "status", "--porcelain") == ""
 
 
 OF = ("--statement", "TopK SAEs at k = 8 agree.", "--of", "modular/topk-k8:k=8")
@@ -213,6 +263,11 @@ def test_the_command_writes_down_a_slope_of_a_difference(checkout: Path) -> None
         ),
         (("x", *OF, "--above", "0", "--gate", "vibes"), "claims.yaml: claims.x.gates.5: found 'vibes', allowed: 'con"),
         (("x", *OF, "--above", "0", "--metric", "stability:trained/vibes"), "a metric whose unit is known ("),
+        (
+            ("x", *OF, "--above", "0", "--metric", "truth:figures/recall", "--statistic", "pw_mcc"),
+            "--metric truth:figures/recall: found --statistic beside it, allowed: a metric, or a statistic with its",
+        ),
+        (("x", *OF, "--above=-inf"), "tests.0.above: found -inf, allowed: a finite number"),
         (("low-l0-agreement", *OF, "--above", "0"), "claims.yaml: claims: found 'low-l0-agreement' already, allowed: "),
         (("x", *OF), "exactly one of above and below"),
         (("x", *OF, "--above", "0", "--file", "none.yaml"), "none.yaml: the file does not exist"),

@@ -17,6 +17,7 @@ GateName = Literal[
     "random_dictionary", "random_model", "gaussian", "frozen_decoder", "benchmark", "ood", "transcoder", "correctness",
 ]  # fmt: skip
 Unit = Literal["kappa", "cosine", "correlation", "fraction", "accuracy", "nats", "latents", "concepts", "score"]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 UNITS: dict[str, Unit] = {
     **dict.fromkeys(("pw_mcc", "mean_max_cos", "gt_mcc", "cosine_to_init", "encoder_decoder_cosine"), "cosine"),
     **dict.fromkeys(("shared_fraction", "alive_fraction", "explained_variance", "reappear_always"), "fraction"),
@@ -57,8 +58,8 @@ class Test(Strict):
     """Of a statistic: the arm whose kappa is bounded, or a difference of two arms. Of a metric: its value."""
     over: Literal["each", "log2_k"] = "each"
     """each: every seed set by itself; log2_k: the slope per doubling of k over all of them."""
-    above: float | None = None
-    below: float | None = None
+    above: Finite | None = None
+    below: Finite | None = None
 
     @model_validator(mode="after")
     def _one_bound(self) -> Self:
@@ -118,6 +119,10 @@ class Claim(Strict):
         for pair in self.speaks_of:
             if f"metrics/{pair}/stability.json" not in self.evidence:
                 raise ValueError(f"evidence with metrics/{pair}/stability.json, of which the claim speaks")
+        for test in self.tests:
+            below_chance = test.over == "each" and len(test.arms) == 1 and (test.above or 0) < 0
+            if below_chance and "random_dictionary" not in self.gates:
+                raise ValueError("above from 0 (chance) on, or the gate 'random_dictionary' beside a lower bound")
         if any(test.over == "log2_k" for test in self.tests) and not all(
             isinstance(values.get("k"), int) for values in self.speaks_of.values()
         ):
@@ -143,7 +148,7 @@ class Coverage(Strict):
     domain: str
     covered_by: str
     """A file of metrics/ and the path in it, as FILE:PATH."""
-    at_least: float
+    at_least: Finite
 
 
 class Phase(Strict):

@@ -15,9 +15,9 @@ from reseed.artifacts import read_json
 from reseed.claims.figures import at
 from reseed.claims.gates import Options
 from reseed.claims.judge import NOT_TESTABLE, judge
-from reseed.claims.registry import Claim, Phase, load_registry
+from reseed.claims.registry import Claim, Phase, Registry, load_registry
 from reseed.params import load_params, load_phase
-from reseed.review.history import History, asked_of, chosen_on_the_test, ever_asked, ever_ruled
+from reseed.review.history import History, Past, asked_of, chosen_on_the_test, ever_asked, ever_ruled
 from reseed.sweeps import audit, locks
 from reseed.sweeps.locks import Stage, Tree
 from reseed.sweeps.objects import one_line
@@ -98,16 +98,33 @@ def claims_files(root: Path) -> list[str]:
     return ["claims.yaml", *others]
 
 
+def load_registries(root: Path) -> dict[str, Registry]:
+    """Every claims file; raises ReseedError for the first fault of one, or an id that two of them have.
+
+    The verdict of a claim is metrics/claims/<id>.json, whichever file it stands in.
+    """
+    found: dict[str, Registry] = {}
+    for file in claims_files(root):
+        registry = load_registry(root / file)
+        for other, known in found.items():
+            if both := sorted(registry.claims.keys() & known.claims.keys()):
+                raise ReseedError(
+                    f"{file}: claims.{both[0]}: found in {other} as well, allowed: an id that no other claims file has"
+                )
+        found[file] = registry
+    return found
+
+
 def check(root: Path = Path()) -> Checks:
     """Judge every claim of every study anew and hold it against locks and history.
 
     Raises ReseedError where that cannot be looked at: no repository, a shallow clone, a file with a fault.
     """
+    registries = load_registries(root)  # before DVC reads the same files, whose sentences name neither key nor claim
     history, chain = History(root), Chain(root)
     claims: list[Checked] = []
     phases: list[CheckedPhase] = []
-    for file in claims_files(root):
-        registry = load_registry(root / file)
+    for file, registry in registries.items():
         found = {name: _checked(root, file, name, claim, history, chain) for name, claim in registry.claims.items()}
         claims += found.values()
         phases += [
@@ -115,7 +132,7 @@ def check(root: Path = Path()) -> Checks:
             for name, phase in registry.phases.items()
         ]
         phases += _dropped_phases(file, registry.phases, ever_asked(history, file))
-    faults = [*_removed(history), *_orphans(root, claims)]
+    faults = [*_removed(history), *_dropped_claims(history, registries), *_orphans(root, claims)]
     rests = [path for one in claims for path in (f"metrics/claims/{one.name}.json", *one.claim.sources)]
     rests += [part.covered_by.partition(":")[0] for one in phases for part in one.phase.coverage]
     code = {dep for stage in chain.behind(rests) for dep in stage.deps if dep not in chain.by_output}
@@ -159,6 +176,21 @@ def _removed(history: History) -> list[str]:
         if any(content.get("claims") or content.get("phases") for _, content in history.versions(file)):
             found.append(f"{file}: the file was removed, allowed: to stay, since it had claims or phases")
     return found
+
+
+def _dropped_claims(history: History, registries: Mapping[str, Registry]) -> list[str]:
+    """Claims that were judged and that no claims file has any more: a verdict that displeases cannot be dropped."""
+    names = {name for registry in registries.values() for name in registry.claims}
+    found = {}
+    for file in registries:
+        for _, content in history.versions(file):
+            claims = content.get("claims")
+            for name in claims if isinstance(claims, dict) else ():
+                if name not in names and name not in found and (verdict := history.judged(name)):
+                    found[name] = (
+                        f"{file}: claims: found no {name!r}, allowed: to stay, since it was judged {verdict!r}"
+                    )
+    return list(found.values())
 
 
 def _orphans(root: Path, claims: Sequence[Checked]) -> list[str]:
@@ -206,7 +238,8 @@ def _checked(root: Path, file: str, name: str, claim: Claim, history: History, c
         )
     faults += chain.faults([path, *claim.sources])
     past = history.past(file, name)
-    why = [*past.reasons, *([found] if (found := chosen_on_the_test(root, claim)) else [])]
+    why = [*past.reasons, *_made_before(history, chain, past)]
+    why += [found] if (found := chosen_on_the_test(root, claim)) else []
     standing = "exploratory" if why else "confirmatory"
     if standing == "exploratory" and claim.standing == "confirmatory":
         faults.append(f"{file}: claims.{name}: found standing 'confirmatory', allowed: 'exploratory', because {why[0]}")
@@ -215,7 +248,8 @@ def _checked(root: Path, file: str, name: str, claim: Claim, history: History, c
             f"{file}: claims.{name}: registered: found {claim.registered[:7]}, allowed: the revision at which it was "
             "written down, which is an ancestor of the commit that holds it"
         )
-    tried = max(len(history.tried(pair)) for pair in claim.speaks_of)
+    kinds = {"stability"} | {figure.partition(":")[0] for figure in (claim.metric, claim.benchmark) if figure}
+    tried = max(len(history.tried(pair, kind)) for pair in claim.speaks_of for kind in kinds)
     if tried > claim.tried:
         faults.append(
             f"{file}: claims.{name}: tried: found {claim.tried}, allowed: at least {tried}, as many settings as its "
@@ -227,6 +261,19 @@ def _checked(root: Path, file: str, name: str, claim: Claim, history: History, c
         name, file, claim, verdict, str(recorded.get("verdict", "")), standing, reasons, tuple(why), tuple(faults),
         tried, past.registered, judged,
     )  # fmt: skip
+
+
+def _made_before(history: History, chain: Chain, past: Past) -> list[str]:
+    """That the figures were made before what is asked of them was committed, although they were committed after it."""
+    for path in past.figures:
+        maker = chain.by_output.get(path)
+        revision = locks.run_facts(maker, chain.tree).get("revision") if maker else None
+        if past.registered and revision and history.before(revision, past.registered):
+            return [
+                f"its evidence {path} was made at {revision[:7]}, which has not yet what it asks for "
+                f"({past.registered[:7]})"
+            ]
+    return []
 
 
 def _rounded(verdict: Mapping[str, Any]) -> Any:

@@ -16,7 +16,7 @@ from reseed.claims.registry import ALWAYS
 from reseed.review import check as checking
 from reseed.review import show as showing
 from reseed.review.behind import show_claim
-from reseed.review.difference import difference
+from reseed.review.difference import check_base, difference
 from reseed.review.register import register
 
 app = typer.Typer(no_args_is_help=True, help="What the project claims, and whether it may.")
@@ -38,8 +38,10 @@ def check(
 ) -> None:
     """Judge every claim anew. Exits with 0: all may stand, 1: one may not until it is mended, 2: could not look."""
     try:
+        if base is not None:
+            check_base(Path(), base)  # before a minute of judging
         found = checking.check()
-        changed = difference(Path(), base, found) if base else None
+        changed = difference(Path(), base, found) if base is not None else None
     except ReseedError as error:
         print(f"error: {error}", file=sys.stderr)
         raise typer.Exit(BAD_INPUT) from error
@@ -90,6 +92,11 @@ def add(
     test: dict[str, Any] = {"over": over} | ({"figure": figure} if metric is None else {})
     test |= {key: value for key, value in (("above", above), ("below", below)) if value is not None}
     try:
+        if metric is not None and (statistic is not None or figure != "trained"):
+            raise ReseedError(
+                f"--metric {metric}: found --{'statistic' if statistic is not None else 'figure'} beside it, allowed: "
+                "a metric, or a statistic with its figure"
+            )
         asked: dict[str, Any] = {
             "statement": statement,
             **({"metric": metric} if metric else {"statistic": statistic or "pw_mcc"}),
@@ -106,7 +113,7 @@ def add(
         raise typer.Exit(BAD_INPUT) from error
     here = "" if power.detectable is None else f", about {power.detectable:.3g} by the errors of the seed sets here"
     standing = (
-        f"is written down as exploratory: its evidence {power.known} is committed already"
+        f"is written down as exploratory: its evidence {power.known} is there already"
         if power.known
         else "is written down; commit it before its evidence"
     )

@@ -64,15 +64,21 @@ class Difference:
     """Other changed files of the code that computes what claims rest on."""
 
 
+def check_base(root: Path, base: str) -> locks.Tree:
+    """The tree of `base`; raises ReseedError for a revision that this clone does not have."""
+    known = locks.commits(root)(base) if base else None
+    if known is None:
+        raise ReseedError(f"--base {base!r}: no such revision in this clone, allowed: one that `git rev-parse` knows")
+    return known
+
+
 def difference(root: Path, base: str, checks: Checks) -> Difference:
     """What the workspace changes against `base`.
 
     Raises ReseedError for a base that this clone does not have, or metrics that cannot be read on either side, unless
     no stage ever made them: a comparison that leaves out what it cannot read would pass it.
     """
-    known = locks.commits(root)(base)
-    if known is None:
-        raise ReseedError(f"--base {base}: no such revision in this clone, allowed: one that `git rev-parse` knows")
+    known = check_base(root, base)
     try:
         with Repo(str(root.resolve())) as repo:
             compared = repo.metrics.diff(a_rev=base, b_rev="workspace", all=True, on_error="return")

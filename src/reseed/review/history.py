@@ -18,13 +18,16 @@ from reseed.sweeps import locks
 from reseed.sweeps.parameters import value_of
 
 LEDGER = Path("runs/ledger.jsonl")
-CHOICES = ("variants", "train", "sae", "data", "model", "capture")
-"""The sections of parameters in which a setting could have been chosen otherwise."""
+MADE_BY = ("variants", "train", "sae", "data", "model", "capture")
+READ_BY = ("truth", "causal", "saebench", "sae_probes", "evals", "ce_bench")
+CHOICES = (*MADE_BY, *READ_BY)
+"""The sections of parameters in which a setting could have been chosen otherwise: of what is scored, and of the scores
+of other kinds than agreement."""
 PACE = ("checkpoint_every",)
 """Parameters that change no figure: a training that goes on from a checkpoint ends as it would have."""
 JUDGED_BY = {
     "stability.confidence": 1, "stability.plateau_tolerance": -1, "stability.alive_min_count": 0,
-    "stability.shared_cosine": 1, "stability.correctness.correct_gt_mcc": 1,
+    "stability.shared_cosine": 1, "stability.null_draws": 1, "stability.correctness.correct_gt_mcc": 1,
     "train.convergence.loss_tolerance": -1, "train.convergence.loss_rise_tolerance": -1,
     "train.convergence.cosine_tolerance": -1, "train.convergence.max_cosine_to_init": -1,
 }  # fmt: skip
@@ -39,6 +42,8 @@ class Past:
     """The oldest commit since which every version promised no more than the present one; empty if none has it."""
     reasons: tuple[str, ...]
     """Why it is exploratory, in words; none for a confirmatory one."""
+    figures: tuple[str, ...] = ()
+    """The files with the figures that it bounds."""
 
 
 class History:
@@ -88,7 +93,7 @@ class History:
         # the oldest that has it, and after which no version asked for less or had none
         registered = next((one for one in reversed(kept) if not other.keys() & self._after(one)), "")
         if not registered:
-            return Past("", ("it is not committed as it stands",))
+            return Past("", ("it is not committed as it stands",), tuple(now["figures"]))
         reasons = []
         before = next((one for one, had_it in other.items() if had_it), "")
         if before and (verdict := self._verdict(registered, f"metrics/claims/{name}.json")):
@@ -106,18 +111,29 @@ class History:
         for pair in now["speaks_of"]:
             if alias := self._known_as(pair, registered):
                 reasons.append(f"{pair} was scored before {registered[:7]} under another name, {alias}")
-        return Past(registered, tuple(reasons))
+        return Past(registered, tuple(reasons), tuple(now["figures"]))
+
+    def before(self, revision: str, promised: str) -> bool:
+        """Whether what ran at a revision ran before the commit `promised`, or beside it."""
+        return revision != promised and revision not in self._after(promised)
+
+    def judged(self, name: str) -> str | None:
+        """The last verdict on record of a claim, None if it was never judged."""
+        path = f"metrics/claims/{name}.json"
+        return next((found for one in self._log("HEAD", "--", path) if (found := self._verdict_at(one, path))), None)
 
     def _verdict(self, commit: str, path: str) -> str | None:
         """The last verdict on record that does not come after a commit."""
         for one in self._log("--topo-order", "HEAD", "--", path):
-            if one == commit or one in self._after(commit):
-                continue
-            try:
-                return str(json.loads(_git(self.root, "show", f"{one}:{path}"))["verdict"])
-            except (ReseedError, ValueError, KeyError, TypeError):
-                continue
+            if self.before(one, commit) and (found := self._verdict_at(one, path)):
+                return found
         return None
+
+    def _verdict_at(self, commit: str, path: str) -> str | None:
+        try:
+            return str(json.loads(_git(self.root, "show", f"{commit}:{path}"))["verdict"])
+        except (ReseedError, ValueError, KeyError, TypeError):
+            return None  # it was deleted there, or is no verdict
 
     def _after(self, commit: str) -> frozenset[str]:
         """The commits that come after one, by descent."""
@@ -204,20 +220,22 @@ class History:
     def _parsed(self) -> dict[str, Mapping[str, Any]]:
         return {}
 
-    def tried(self, pair: str) -> dict[str, str]:
+    def tried(self, pair: str, kind: str = "stability") -> dict[str, str]:
         """Every setting that a seed set was scored with: its parameters, as text, and the stage that scored it.
 
-        Its own and those of all that it was made from: rows, model, capture, training. From all committed locks and all
-        experiments; and from the ledger of sweeps, what was run and not kept.
+        kind: of the metric file with the score. Its own and those of all that it was made from: rows, model, capture,
+        training. From all committed locks and all experiments; and from the ledger of sweeps in all its committed
+        forms, what was run and not kept.
         """
         found = {
-            _setting(*(stages[one] for one in _made_from(stages, name))): name for name, stages in self._scored(pair)
+            _setting(*(stages[one] for one in _made_from(stages, name))): name
+            for name, stages in self._scored(pair, kind)
         }
-        return found | dict.fromkeys(self._dropped(pair), "ledger")
+        return found | dict.fromkeys(self._dropped(pair, kind), "ledger")
 
-    def _scored(self, pair: str) -> list[tuple[str, Mapping[str, Any]]]:
+    def _scored(self, pair: str, kind: str = "stability") -> list[tuple[str, Mapping[str, Any]]]:
         """The stages that scored a seed set, each with the stages of its lock."""
-        wanted = f"metrics/{pair}/stability.json"
+        wanted = f"metrics/{pair}/{kind}.json"
         return [
             (name, stages)
             for stages in (self._stages(lock) for _, lock in self._locks if wanted in lock)
@@ -225,28 +243,38 @@ class History:
             if any(out["path"].endswith(wanted) for out in entry.get("outs", []))
         ]
 
-    def _dropped(self, pair: str) -> Iterator[str]:
+    def _dropped(self, pair: str, kind: str) -> Iterator[str]:
         """Changes of a seed set's parameters that the ledger says were run, and of which no experiment is left."""
         subject, _, variant = pair.partition("/")
-        path = self.root / LEDGER
-        if not path.is_file():
-            return
         kept = {
             ref.rpartition("/")[2]
             for ref in _git(self.root, "for-each-ref", "refs/exps", "--format=%(refname)").split()
         }
-        for line in path.read_text().splitlines():
+        own = [f"variants.{variant}.", "train.", f"subjects/{subject}.yaml:"]
+        own += [] if kind == "stability" else [f"{section}." for section in READ_BY]
+        for line in self._ledger:
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue  # the last line may have been cut off by a full disk
+            if not isinstance(entry, dict):
+                continue
             changes = str(entry.get("changes", ""))
-            touches = any(
-                part.startswith((f"variants.{variant}.", "train.", f"subjects/{subject}.yaml:"))
-                for part in changes.split()
-            )
+            touches = any(part.startswith(tuple(own)) for part in changes.split())
             if entry.get("status") == "done" and touches and str(entry.get("task", "")).partition("@")[0] not in kept:
                 yield changes
+
+    @cached_property
+    def _ledger(self) -> list[str]:
+        """The lines of the ledger of sweeps, here and in every commit: what was struck from it was run all the same."""
+        path = self.root / LEDGER
+        texts = [path.read_text()] if path.is_file() else []
+        for commit in self._log("HEAD", "--", LEDGER.as_posix()):
+            try:
+                texts.append(_git(self.root, "show", f"{commit}:{LEDGER.as_posix()}"))
+            except ReseedError:
+                continue  # it was deleted there
+        return list(dict.fromkeys(line for text in texts for line in text.splitlines()))
 
 
 def _setting(*entries: Mapping[str, Any]) -> str:

@@ -13,13 +13,14 @@ import numpy as np
 import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from reseed import ReseedError
 from reseed.artifacts import read_json, writing
 from reseed.claims.figures import bounds, has, kappa
-from reseed.claims.registry import SLOTS, Registry, Test, load_registry, promise, unit_of
+from reseed.claims.registry import SLOTS, Registry, Test, promise, unit_of
 from reseed.params import Study, load, load_params, load_study
+from reseed.review.check import Chain, claims_files, load_registries
 from reseed.review.history import History
 from reseed.stability.jackknife import combine
 from reseed.sweeps import locks
@@ -40,12 +41,12 @@ class Power:
     attainable_p: float
     """The smallest two-sided p of a permutation of as many seeds against as many: 2 / C(2n, n)."""
     known: str = ""
-    """Evidence that was committed before the claim, which is then exploratory; empty if there is none."""
+    """Evidence that was there before the claim, which is then exploratory; empty if there is none."""
 
 
 def power(seeds: int, confidence: float, errors: Sequence[float] = ()) -> Power:
     """(t(1 - alpha/2, n-1) + t(0.8, n-1)) standard errors (Bloom 1995, Evaluation Review 19), and 2 / C(2n, n)."""
-    factor = float(t.ppf(0.5 + confidence / 2, seeds - 1) + t.ppf(0.8, seeds - 1))
+    factor = float(stdtrit(seeds - 1, 0.5 + confidence / 2) + stdtrit(seeds - 1, 0.8))
     detectable = factor * float(np.median(errors)) if len(errors) else None
     return Power(seeds, confidence, factor, detectable, 2 / comb(2 * seeds, seeds))
 
@@ -57,8 +58,12 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
     an id that is taken, a seed set that the study does not have, or whatever a claim may not be; nothing is written.
     """
     path, study_path = root / file, (root / file).with_name("study.yaml")
-    if name in load_registry(path).claims:
-        raise ReseedError(f"{file}: claims: found {name!r} already, allowed: an id that is not taken")
+    if file not in claims_files(root):
+        found = "a file of another name" if path.is_file() else "the file does not exist"
+        raise ReseedError(f"{file}: {found}, allowed: {', '.join(claims_files(root))}")
+    for other, registry in load_registries(root).items():
+        if name in registry.claims:
+            raise ReseedError(f"{other}: claims: found {name!r} already, allowed: an id that is not taken")
     params, study = load_params(root / "params.yaml"), load_study(study_path)
     pairs = {f"{pair.subject}/{pair.variant}": pair.variant for pair in study.pairs.values()}
     evidence = []
@@ -76,12 +81,24 @@ def register(root: Path, file: str, name: str, asked: dict[str, Any]) -> Power:
     if len(evidence) > SLOTS:
         raise ReseedError(f"{file}: claims.{name}: evidence: found {len(evidence)} files, allowed: at most {SLOTS}")
     head = locks.git(root, "rev-parse", "HEAD").decode().strip()
-    unit = "kappa" if "metric" not in asked else unit_of(asked["metric"])
+    try:
+        unit = "kappa" if "metric" not in asked else unit_of(asked["metric"])
+    except ValueError as error:
+        raise ReseedError(f"{file}: claims.{name}: metric: found {asked['metric']!r}, allowed: {error}") from error
+    made = Chain(root).by_output
+    for one in evidence:
+        if one not in made:
+            kinds = sorted(Path(other).stem for other in made if other.startswith(f"{Path(one).parent}/"))
+            raise ReseedError(
+                f"{file}: claims.{name}: evidence: found {one}, which no stage makes, allowed there: "
+                f"{', '.join(kinds) or 'nothing'}"
+            )
     content = {
         **asked, "unit": unit, "evidence": evidence + [evidence[-1]] * (SLOTS - len(evidence)), "registered": head,
     }  # fmt: skip
     history = History(root)
-    known = next((path for path in promise(content)["figures"] if history.first(path, head)), "")
+    figures = promise(content)["figures"]
+    known = next((path for path in figures if history.first(path, head) or (root / path).is_file()), "")
     if known:
         content["standing"] = "exploratory"
     with writing(path) as partial:
@@ -174,7 +191,7 @@ def _errors(root: Path, pairs: Sequence[str], asked: dict[str, Any], confidence:
         kind, _, inner = figure.partition(":")
         if (path := path.with_name(f"{kind}.json")).is_file() and has(content := read_json(path), inner):
             one = bounds(content, inner, str(path.relative_to(root)), int(stability["seeds"]), confidence)
-            found.append((one.high - one.low) / 2 / float(t.ppf(0.5 + confidence / 2, one.units - 1)))
+            found.append((one.high - one.low) / 2 / float(stdtrit(one.units - 1, 0.5 + confidence / 2)))
     if test.over == "log2_k":
         x = np.log2([float(values["k"]) for values in asked["speaks_of"].values()])
         found = [error / float(np.linalg.norm(x - x.mean())) for error in found]

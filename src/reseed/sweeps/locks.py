@@ -51,14 +51,19 @@ class Tree:
         return directory_md5((name[len(path) + 1 :], self.md5s[name]) for name in below) if below else None
 
     def yaml(self, path: str) -> dict[str, Any]:
-        """A YAML file as DVC reads it, empty if it is not there; raises ReseedError if it is not YAML."""
+        """A YAML file as DVC reads it, empty if it is not there; raises ReseedError if it is no mapping in YAML."""
         if path not in self.md5s:
             return {}
         if path not in self._parsed:
             try:
-                self._parsed[path] = parse_yaml(self.read(path).decode(), path)
+                content = parse_yaml(self.read(path).decode(), path) or {}
             except (DvcException, UnicodeDecodeError) as error:
                 raise ReseedError(f"{self.name}: {path}: not valid YAML: {one_line(error)}") from error
+            if not isinstance(content, dict):
+                raise ReseedError(
+                    f"{self.name}: {path}: found {type(content).__name__}, allowed: a mapping of keys to values"
+                )
+            self._parsed[path] = content
         return self._parsed[path]
 
 
@@ -102,6 +107,8 @@ class Mismatch:
         return self.what or self.kind
 
 
+FACTS: dict[str, type] = {"revision": str, "wrote": dict, "parameters": dict}
+"""What is read of the facts of a run, and its type there."""
 NOT_RUN = Mismatch("not run", "")
 
 
@@ -234,6 +241,11 @@ def run_facts(stage: Stage, tree: Tree) -> dict[str, Any]:
         raise ReseedError(f"{tree.name}: {path}: not valid JSON ({error}); run its stage again") from error
     if not isinstance(facts, dict) or "revision" not in facts:
         raise ReseedError(f"{tree.name}: {path}: found no revision, allowed: the facts of a run; run its stage again")
+    for key, kind in FACTS.items():
+        if not isinstance(found := facts.get(key, kind()), kind):
+            raise ReseedError(
+                f"{tree.name}: {path}: {key}: found {found!r}, allowed: what a run writes there; run its stage again"
+            )
     return facts
 
 
