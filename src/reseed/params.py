@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -29,6 +30,14 @@ ModelArm = Literal["trained", "random_model"]
 LanguageArm = ModelArm | Literal["ood"]
 """And of the model reading the text of another subject."""
 Arm = ModelArm | Literal["gaussian"]
+
+
+class Disallowed(ValueError):
+    """A value that is not allowed beside the others, found by a validator of the table that holds it."""
+
+    def __init__(self, key: str, allowed: str) -> None:
+        super().__init__(allowed)
+        self.key = key
 
 
 class Strict(BaseModel):
@@ -111,7 +120,7 @@ class Sparsity(Strict):
     @model_validator(mode="after")
     def _coefficient_or_target(self) -> Self:
         if (self.coefficient is None) == (self.target_l0 is None):
-            raise ValueError("either coefficient or target_l0")
+            raise Disallowed("coefficient", "either coefficient or target_l0")
         return self
 
 
@@ -186,7 +195,7 @@ class _FixedL0(BaseVariant):
     @model_validator(mode="after")
     def _k_fits(self) -> Self:
         if self.k > self.d_sae:
-            raise ValueError(f"k of at most d_sae ({self.d_sae})")
+            raise Disallowed("k", f"at most d_sae ({self.d_sae})")
         if self.objectives.sparsity and (
             self.objectives.sparsity.target_l0 or self.objectives.sparsity.penalty == "l0"
         ):
@@ -200,7 +209,7 @@ class _Penalised(BaseVariant):
     @model_validator(mode="after")
     def _has_a_penalty(self) -> Self:
         if self.objectives.sparsity is None:
-            raise ValueError("objectives.sparsity, without which nothing makes it sparse")
+            raise Disallowed("objectives.sparsity", "a penalty, without which nothing makes it sparse")
         return self
 
 
@@ -212,7 +221,9 @@ class Standard(_Penalised):
     @model_validator(mode="after")
     def _no_step(self) -> Self:
         if self.objectives.sparsity and self.objectives.sparsity.penalty == "l0":
-            raise ValueError("the penalty l1 or tanh: a ReLU has no threshold that an l0 penalty could move")
+            raise Disallowed(
+                "objectives.sparsity.penalty", "l1 or tanh: a ReLU has no threshold that an l0 penalty could move"
+            )
         return self
 
 
@@ -238,7 +249,7 @@ class JumpReLU(_Penalised):
     @model_validator(mode="after")
     def _l0_or_tanh(self) -> Self:
         if self.objectives.sparsity and self.objectives.sparsity.penalty == "l1":
-            raise ValueError("the penalty l0 or tanh: an l1 penalty does not move a threshold")
+            raise Disallowed("objectives.sparsity.penalty", "l0 or tanh: an l1 penalty does not move a threshold")
         return self
 
 
@@ -250,7 +261,7 @@ class Gated(_Penalised):
     @model_validator(mode="after")
     def _l1(self) -> Self:
         if self.objectives.sparsity and self.objectives.sparsity.penalty != "l1":
-            raise ValueError("the penalty l1, which a gated SAE takes on its gate")
+            raise Disallowed("objectives.sparsity.penalty", "l1, which a gated SAE takes on its gate")
         return self
 
 
@@ -264,7 +275,7 @@ class Matryoshka(_FixedL0):
     @model_validator(mode="after")
     def _widths_increase(self) -> Self:
         if list(self.widths) != sorted(set(self.widths)) or self.widths[0] < 1 or self.widths[-1] != self.d_sae:
-            raise ValueError(f"increasing widths of which the last is d_sae ({self.d_sae})")
+            raise Disallowed("widths", f"increasing widths of which the last is d_sae ({self.d_sae})")
         return self
 
 
@@ -278,7 +289,7 @@ class HierarchicalTopK(_FixedL0):
     @model_validator(mode="after")
     def _budgets_increase(self) -> Self:
         if list(self.budgets) != sorted(set(self.budgets)) or self.budgets[0] < 1 or self.budgets[-1] != self.k:
-            raise ValueError(f"increasing budgets of which the last is k ({self.k})")
+            raise Disallowed("budgets", f"increasing budgets of which the last is k ({self.k})")
         return self
 
 
@@ -454,7 +465,7 @@ class DasOptions(Strict):
     @model_validator(mode="after")
     def _a_direction_first(self) -> Self:
         if self.dims[0] != 1:
-            raise ValueError("dims that begin with 1")
+            raise Disallowed("dims", "dims that begin with 1")
         return self
 
 
@@ -486,7 +497,7 @@ class Causal(Strict):
     @model_validator(mode="after")
     def _doses_increase(self) -> Self:
         if list(self.doses) != sorted(set(self.doses)) or self.matched_dose not in self.doses:
-            raise ValueError("increasing doses, the matched_dose among them")
+            raise Disallowed("doses", "increasing doses, the matched_dose among them")
         return self
 
 
@@ -540,8 +551,8 @@ class ModularAddition(Strict):
     def _leaves_a_test_split(self) -> Self:
         left = 1 - self.train_fraction - self.validation_fraction
         if left < 0.01:
-            raise ValueError(
-                f"train_fraction + validation_fraction of at most 0.99 (the rest, {left:.3g}, is the test)"
+            raise Disallowed(
+                "validation_fraction", f"at most 0.99 with train_fraction (the rest, {left:.3g}, is the test)"
             )
         return self
 
@@ -588,13 +599,15 @@ class Superposition(Strict):
     @model_validator(mode="after")
     def _can_be_drawn(self) -> Self:
         if self.l0 >= self.n_features:
-            raise ValueError(f"an l0 below n_features ({self.n_features})")
+            raise Disallowed("l0", f"below n_features ({self.n_features})")
         if self.exactly and (self.l0 != int(self.l0) or self.correlation):
             raise ValueError("exactly with a whole l0 and no correlation")
         if self.n_features % self.groups:
-            raise ValueError(f"a number of groups that divides n_features ({self.n_features})")
+            raise Disallowed("groups", f"a number of groups that divides n_features ({self.n_features})")
         if self.n_features % (1 + self.children):
-            raise ValueError(f"a number of children that, one added, divides n_features ({self.n_features})")
+            raise Disallowed(
+                "children", f"a number of children that, one added, divides n_features ({self.n_features})"
+            )
         if (self.zipf or self.children) and (self.exactly or self.correlation):
             raise ValueError("zipf and children without exactly and correlation")
         if (most := max(self.firing_probabilities())) >= 1:
@@ -639,7 +652,7 @@ class StackMachine(TraceDataBase):
     @model_validator(mode="after")
     def _predicts_something(self) -> Self:
         if self.unpredicted >= self.instructions:
-            raise ValueError(f"unpredicted below {self.instructions}, the number of instructions")
+            raise Disallowed("unpredicted", f"below {self.instructions}, the number of instructions")
         return self
 
 
@@ -654,7 +667,9 @@ class GraphTraversal(TraceDataBase):
     def _connected(self) -> Self:
         most = self.nodes * (self.nodes - 1) // 2
         if not self.nodes - 1 <= self.edges <= most:
-            raise ValueError(f"{self.nodes - 1} to {most} edges, with which {self.nodes} nodes can be connected")
+            raise Disallowed(
+                "edges", f"{self.nodes - 1} to {most} edges, with which {self.nodes} nodes can be connected"
+            )
         return self
 
 
@@ -669,7 +684,7 @@ class GridWalk(TraceDataBase):
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:
         if self.walls >= self.size**2:
-            raise ValueError(f"fewer walls than the {self.size**2} cells")
+            raise Disallowed("walls", f"fewer walls than the {self.size**2} cells")
         return self
 
 
@@ -732,7 +747,7 @@ class Transformer(Strict):
     @model_validator(mode="after")
     def _heads_fit(self) -> Self:
         if self.d_model % self.n_heads:
-            raise ValueError(f"n_heads that divides d_model ({self.d_model})")
+            raise Disallowed("n_heads", f"a divisor of d_model ({self.d_model})")
         return self
 
 
@@ -794,15 +809,16 @@ class SaeTraining(Strict):
     @model_validator(mode="after")
     def _one_cure_for_dead_latents(self) -> Self:
         if self.aux_k and self.resample_every:
-            raise ValueError("AuxK (aux_k) or resampling (resample_every), not both")
+            raise Disallowed("resample_every", "0 beside AuxK (aux_k): one of the two")
         return self
 
     @model_validator(mode="after")
     def _ends_in_time(self) -> Self:
         if self.last_constant_step < max(1, self.min_steps):
-            raise ValueError(
-                f"a max_steps that leaves min_steps ({self.min_steps}) and the decay after them, in whole checks of "
-                f"check_every ({self.check_every}) steps"
+            raise Disallowed(
+                "max_steps",
+                f"as many as leave min_steps ({self.min_steps}) and the decay after them, in whole checks of "
+                f"check_every ({self.check_every}) steps",
             )
         return self
 
@@ -991,7 +1007,7 @@ class LanguageCapture(Strict):
     @model_validator(mode="after")
     def _ood_has_its_text(self) -> Self:
         if (OOD in self.arms) != (self.ood is not None):
-            raise ValueError("ood, the subject whose text is read, together with the arm ood")
+            raise Disallowed("ood", "the subject whose text is read, together with the arm ood")
         return self
 
 
@@ -1119,7 +1135,7 @@ class Comparison(Strict):
     @model_validator(mode="after")
     def _has_its_baseline(self) -> Self:
         if self.baseline not in self.variants:
-            raise ValueError(f"a baseline among the variants ({', '.join(dict.fromkeys(self.variants))})")
+            raise Disallowed("baseline", f"a baseline among the variants ({', '.join(dict.fromkeys(self.variants))})")
         return self
 
 
@@ -1367,15 +1383,23 @@ def _sentence(path: Path, error: ValidationError) -> str:
     tags = [i + 2 for i, part in enumerate(parts[:-2]) if part == "variants"]
     tags += [i + 1 for i, part in enumerate(parts[:-2]) if part in ("tokenizer", "model") and parts[i + 1] in KINDS]
     tags += [1] if parts[:1] == ["data"] and parts[1:2] and parts[1] in WORLDS else []
-    key = ".".join(part for i, part in enumerate(parts) if i not in tags) or "the file"
+    parts = [part for i, part in enumerate(parts) if i not in tags]
     found = first["input"]
+    if isinstance(fault := first.get("ctx", {}).get("error"), Disallowed):
+        parts.append(fault.key)
+        for part in fault.key.split("."):
+            found = found[int(part)] if isinstance(found, list | tuple) else dict(found or {}).get(part)
+    key = ".".join(parts) or "the file"
     if first["type"] == "extra_forbidden":
         return f"{path}: unknown key {key!r}; remove it or correct its spelling"
     if first["type"] == "missing":
         return f"{path}: the key {key!r} is missing"
     allowed = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    # of pydantic's sentences, as "List should have at least 1 item after validation, not 0", what may follow "allowed:"
+    allowed = re.sub(r"^\w+ should (have )?|( after validation)?, not \d+$", "", allowed)
+    allowed = re.sub(r"^match pattern '(.*)'$", r"text that matches \1", allowed)
     shown = found if not isinstance(found, dict) else {k: v for k, v in found.items() if not isinstance(v, dict | list)}
-    return f"{path}: {key}: found {shown!r}, allowed: {allowed}"
+    return f"{path}: {key}: found {'nothing' if shown is None else repr(shown)}, allowed: {allowed}"
 
 
 def lookup(table: dict[str, T], name: str, where: str) -> T:

@@ -43,9 +43,9 @@ def test_an_unknown_claim_names_the_known_ones() -> None:
     [
         ({"above": 0, "below": 0}, "exactly one of above and below"),
         ({"above": None}, "exactly one of above and below"),
-        ({"figure": "trained + random_model"}, "String should match pattern"),
+        ({"figure": "trained + random_model"}, "tests.0.figure: found 'trained + random_model', allowed: text that "),
         ({"over": "k"}, "found 'k', allowed: 'each' or 'log2_k'"),
-        ({"figure": "value"}, "tests of a statistic name an arm"),
+        ({"figure": "value"}, "tests.0.figure: found 'value', allowed: of a statistic an arm or"),
     ],
 )
 def test_a_bound_that_says_nothing_is_refused(change: dict[str, Any], sentence: str, tmp_path: Path) -> None:
@@ -58,25 +58,34 @@ def test_a_bound_that_says_nothing_is_refused(change: dict[str, Any], sentence: 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"gates": ["alive", "held_out"]}, "gates with 'converged', which every claim needs"),
-        ({"gates": ["alive", "converged", "alive"]}, "every gate once"),
+        (
+            {"gates": ["alive", "held_out"]},
+            "gates: found ['alive', 'held_out'], allowed: 'converged' among them, which every",
+        ),
+        ({"gates": ["alive", "converged", "alive"]}, "'alive'], allowed: every gate once"),
         ({"gates": ["alive", "converged", "vibes"]}, "gates.2: found 'vibes', allowed: 'converged', 'alive'"),
-        ({"gates": [*ALWAYS, "benchmark"]}, "a benchmark, which one of its gates reads"),
-        ({"unit": "cosine"}, "the unit kappa, which is that of a statistic"),
-        ({"statistic": None}, "exactly one of statistic and metric"),
+        ({"gates": [*ALWAYS, "benchmark"]}, "benchmark: found nothing, allowed: a figure as KIND:PATH, which"),
+        ({"unit": "cosine"}, "unit: found 'cosine', allowed: kappa, which is that of a statistic"),
+        ({"statistic": None}, "metric: found nothing, allowed: exactly one of statistic and metric"),
         (
             {"statistic": None, "metric": "stability:trained/l0"},
-            "the unit latents, which is that of stability:trained/l0",
+            "unit: found 'kappa', allowed: latents, which is that of stability:trained/l0",
         ),
         (
             {"statistic": None, "metric": "stability:trained/pw_mcc", "unit": "cosine"},
-            "a statistic for agreement between",
+            "metric: found 'stability:trained/pw_mcc', allowed: a statistic for agreement",
         ),
-        ({"statistic": None, "metric": "stability:trained/vibes"}, "a metric whose unit is known"),
-        ({"speaks_of": {"modular/topk-k8": {}}}, "evidence with metrics/modular/topk-k8/stability.json, of which"),
-        ({"evidence": ["metrics/modular/topk-k4/stability.json"]}, "at least 8 items"),
+        (
+            {"statistic": None, "metric": "stability:trained/vibes"},
+            "'stability:trained/vibes', allowed: a metric whose",
+        ),
+        ({"speaks_of": {"modular/topk-k8": {}}}, "allowed: metrics/modular/topk-k8/stability.json among it, of which"),
+        (
+            {"evidence": ["metrics/modular/topk-k4/stability.json"]},
+            "'metrics/modular/topk-k4/stability.json'], allowed: at least 8 items",
+        ),
         ({"minimum_seeds": 2}, "greater than or equal to 3"),
-        ({"registered": "HEAD"}, "String should match pattern"),
+        ({"registered": "HEAD"}, "registered: found 'HEAD', allowed: text that matches ^[0-9a-f]{40}$"),
     ],
 )
 def test_a_claim_cannot_leave_out_a_gate_or_contradict_itself(
@@ -100,7 +109,9 @@ def test_a_phase_has_criteria_that_are_claims(tmp_path: Path) -> None:
     content["phases"]["agreement"]["criteria"]["x"] = {"claim": "no-such-claim"}
     path = tmp_path / "claims.yaml"
     path.write_text(yaml.safe_dump(content))
-    with pytest.raises(ReseedError, match=r"phases\.agreement: criteria of registered claims, not 'no-such-claim'"):
+    with pytest.raises(
+        ReseedError, match=r"phases\.agreement\.criteria\.x\.claim: found 'no-such-claim', allowed: a registered"
+    ):
         load_registry(path)
 
 

@@ -290,7 +290,7 @@ FAULTS = (
         "a claim about all architectures was withdrawn.",
         "the variant with the L1 penalty is a JumpReLU SAE.",
         bases.modular, _set("penalised", architecture="jumprelu"), load_params,
-        r"allowed: the penalty l0 or tanh: an l1 penalty does not move a threshold",
+        r"allowed: l0 or tanh: an l1 penalty does not move a threshold",
     ),
     Fault(
         "one_seed", "HUSAI 1.4", "An interval of one seed",

@@ -396,7 +396,7 @@ def test_a_clone_without_any_data_can_check(made: Path, tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"gates": ["converged", "alive", "vibes"]}, "gates.2: found 'vibes', allowed: 'converged'"),
-        ({"unit": "cosine"}, "the unit kappa, which is that of a statistic"),
+        ({"unit": "cosine"}, "unit: found 'cosine', allowed: kappa, which is that of a statistic\n"),
     ],
 )
 def test_a_claim_with_a_fault_is_bad_input(branch: Path, change: dict[str, Any], sentence: str) -> None:
@@ -418,7 +418,7 @@ FAULTS = {
         "claims.yaml", lambda text: text.replace("phases:", text[len("claims:\n") : text.index("phases:")] + "phases:"),
         f"error: claims.yaml: claims.{CLAIM}: found twice, allowed: every id once\n",
     ),
-    "no mapping": ("claims.yaml", lambda _: "claims:\n", "error: claims.yaml: claims: found None, allowed: "),
+    "no mapping": ("claims.yaml", lambda _: "claims:\n", "error: claims.yaml: claims: found nothing, allowed: "),
     "no YAML": ("claims.yaml", lambda _: "claims: [\n", "error: claims.yaml: not valid YAML: "),
     "a lock that a merge left": (
         "dvc.lock", lambda _: "<<<<<<< HEAD\n",

@@ -287,5 +287,5 @@ def test_a_claim_of_another_unit_beside_it_has_exit_code_two(checkout: Path) -> 
     (checkout / "claims.yaml").write_text(text)
     done = registers(checkout, "x", *OF, "--above", "0")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "allowed: the unit kappa, which is that of a statistic" in done.stderr
+    assert ".unit: found 'cosine', allowed: kappa, which is that of a statistic" in done.stderr
     assert (checkout / "claims.yaml").read_text() == text

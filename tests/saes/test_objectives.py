@@ -382,15 +382,18 @@ def test_more_refusals(
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"architecture": "topk", "k": 25}, "k of at most d_sae (24)"),
+        ({"architecture": "topk", "k": 25}, "at most d_sae (24)"),
         ({"architecture": "topk", "k": 2, "objectives": {"sparsity": {"penalty": "l0", "coefficient": 1}}}, "no l0"),
         ({"architecture": "topk", "k": 2, "objectives": {"sparsity": {"penalty": "l1", "target_l0": 1}}}, "no l0 pen"),
-        ({"architecture": "standard"}, "objectives.sparsity, without which nothing makes it sparse"),
-        ({"architecture": "gated"}, "objectives.sparsity, without which nothing makes it sparse"),
-        ({"architecture": "jumprelu"}, "objectives.sparsity, without which nothing makes it sparse"),
+        ({"architecture": "standard"}, "a penalty, without which nothing makes it sparse"),
+        ({"architecture": "gated"}, "a penalty, without which nothing makes it sparse"),
+        ({"architecture": "jumprelu"}, "a penalty, without which nothing makes it sparse"),
         ({"architecture": "standard", "objectives": {"sparsity": {"penalty": "l0", "target_l0": 2}}}, "l1 or tanh"),
         ({"architecture": "jumprelu", "objectives": {"sparsity": {"penalty": "l1", "target_l0": 2}}}, "l0 or tanh"),
-        ({"architecture": "gated", "objectives": {"sparsity": {"penalty": "tanh", "target_l0": 2}}}, "the penalty l1"),
+        (
+            {"architecture": "gated", "objectives": {"sparsity": {"penalty": "tanh", "target_l0": 2}}},
+            "l1, which a gated",
+        ),
         ({"architecture": "standard", "objectives": {"sparsity": {"penalty": "l1"}}}, "either coefficient or target"),
         (
             {
@@ -430,9 +433,9 @@ def test_variants_that_make_no_sense(fields: dict[str, Any], sentence: str) -> N
 
 
 def test_trainings_that_make_no_sense(sae_training: SaeTraining, tolerance: Any) -> None:
-    with pytest.raises(ValidationError, match=r"AuxK \(aux_k\) or resampling \(resample_every\), not both"):
+    with pytest.raises(ValidationError, match=r"0 beside AuxK \(aux_k\): one of the two"):
         SaeTraining(**(sae_training.model_dump() | {"resample_every": 100}))
-    with pytest.raises(ValidationError, match="a max_steps that leaves min_steps"):
+    with pytest.raises(ValidationError, match="as many as leave min_steps"):
         SaeTraining(**(sae_training.model_dump() | {"max_steps": 410}))
     for seeds, sentence in (((0, 1), "at least 3 seeds"), ((0, 1, 1), "every seed once"), ((-1, 0, 1), "0 or more")):
         with pytest.raises(ValidationError, match=sentence):

@@ -188,7 +188,7 @@ def test_no_row_stands_in_two_splits() -> None:
 @pytest.mark.parametrize(
     ("change", "allowed"),
     [
-        ({"l0": 20}, "an l0 below n_features"),
+        ({"l0": 20}, "below n_features"),
         ({"l0": 2.5, "exactly": True}, "exactly with a whole l0 and no correlation"),
         ({"correlation": 0.2, "exactly": True}, "exactly with a whole l0 and no correlation"),
         ({"magnitude_mean": 0}, "a magnitude_mean or a magnitude_std above 0"),
@@ -199,7 +199,7 @@ def test_what_cannot_be_drawn_is_refused(change: dict[str, Any], allowed: str, t
     data = {"generator": "superposition", "n_features": 20, "d_in": 12, "l0": 4, "seed": 0,
             "rows": {"train": 9, "validation": 9, "test": 9}} | change  # fmt: skip
     (tmp_path / "world.yaml").write_text(f"data: {data}\nsae:{song.split('sae:')[1]}")
-    with pytest.raises(ReseedError, match=rf"world\.yaml: data: found .*allowed: {allowed}"):
+    with pytest.raises(ReseedError, match=rf"world\.yaml: data(\.\w+)?: found .*allowed: {allowed}"):
         load_world("world", tmp_path)
 
 

@@ -35,8 +35,8 @@ def refused(*arguments: str) -> str:
         ("grid: {varaints.topk.k: [2]}", "varaints.topk.k: params.yaml has no such parameter; known there: nothing"),
         ("grid: {subjects/none.yaml:a: [2]}", "subjects/none.yaml: the file does not exist in the commit"),
         ("grid: {}", "a key and its values: an empty grid is no experiment"),
-        ("grid: {variants.topk.k: []}", "grid.variants.topk.k: found [], allowed: List should have at least 1 item"),
-        ("list: []", "list: found [], allowed: List should have at least 1 item"),
+        ("grid: {variants.topk.k: []}", "grid.variants.topk.k: found [], allowed: at least 1 item"),
+        ("list: []", "list: found [], allowed: at least 1 item"),
         ("seeds: [[0, 1, 2]]", "seeds together with l0"),
         ("{grid: {variants.topk.k: [2]}, list: [{variants.topk.k: 3}]}", "exactly one of grid, list, and seeds"),
         ("grid: {variants.topk.k: [2, 2]}", "found two experiments 'mine-k2', allowed: every combination of values"),
@@ -55,7 +55,7 @@ def test_a_sweep_file_that_cannot_be_right(text: str, sentence: str, here: Path)
 
 BAD = [
     ("variants.topk.k", 0, "params.yaml: variants.topk.k: found 0, allowed: greater than or equal to 1"),
-    ("variants.topk.k", 129, "allowed: k of at most d_sae (128)"),
+    ("variants.topk.k", 129, "allowed: at most d_sae (128)"),
     ("variants.topk.k", 4.5, "params.yaml: variants.topk.k: found 4.5, allowed: a valid integer"),
     ("train.seeds", [0, 1], "params.yaml: train.seeds: found [0, 1], allowed: at least 3 seeds"),
 ]
@@ -82,7 +82,7 @@ def test_a_value_that_no_stage_would_take_is_refused_in_a_sweep_file(here: Path)
             "subjects/modular.yaml: sae.batch_size: found 1.5, allowed: a va",
         ),
         ("subjects/gsm8k-gpt.yaml:sae.lr", -1, "subjects/gsm8k-gpt.yaml: sae.lr: found -1, allowed: greater than 0"),
-        ("variants.topk.d_sae", 3, "allowed: k of at most d_sae (3)"),
+        ("variants.topk.d_sae", 3, "allowed: at most d_sae (3)"),
         ("variants.topk", {"architecture": "topk", "k": 2, "d_sae": 4, "kk": 1}, "unknown key 'variants.topk.kk'"),
     ]
     for key, value, sentence in [*BAD, *in_subjects]:

@@ -9,7 +9,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from reseed import ReseedError
-from reseed.params import Count, Strict, load, lookup
+from reseed.params import Count, Disallowed, Strict, load, lookup
 
 Statistic = Literal["pw_mcc", "mean_max_cos", "shared_fraction"]
 GateName = Literal[
@@ -101,32 +101,34 @@ class Claim(Strict):
     @model_validator(mode="after")
     def _is_whole(self) -> Self:
         if (self.statistic is None) == (self.metric is None):
-            raise ValueError("exactly one of statistic and metric")
+            raise Disallowed("metric", "exactly one of statistic and metric")
         if self.metric is not None and self.metric.rpartition("/")[2] in get_args(Statistic):
-            raise ValueError("a statistic for agreement between seeds, whose kappa is corrected for chance")
-        wanted = "kappa" if self.metric is None else unit_of(self.metric)
+            raise Disallowed("metric", "a statistic for agreement between seeds, whose kappa is corrected for chance")
+        try:
+            wanted = "kappa" if self.metric is None else unit_of(self.metric)
+        except ValueError as error:
+            raise Disallowed("metric", str(error)) from error
         if self.unit != wanted:
-            raise ValueError(f"the unit {wanted}, which is that of {self.metric or 'a statistic'}")
-        for test in self.tests:
+            raise Disallowed("unit", f"{wanted}, which is that of {self.metric or 'a statistic'}")
+        for i, test in enumerate(self.tests):
             if (test.figure == "value") != (self.metric is not None):
-                raise ValueError("tests of a statistic name an arm or a difference of two as their figure, others none")
+                raise Disallowed(f"tests.{i}.figure", "of a statistic an arm or a difference of two, of a metric none")
         if len(set(self.gates)) < len(self.gates):
-            raise ValueError("every gate once")
+            raise Disallowed("gates", "every gate once")
         if missing := [gate for gate in ALWAYS if gate not in self.gates]:
-            raise ValueError(f"gates with {missing[0]!r}, which every claim needs")
+            raise Disallowed("gates", f"{missing[0]!r} among them, which every claim needs")
         if self.benchmark is None and {"benchmark", "frozen_decoder"} & set(self.gates):
-            raise ValueError("a benchmark, which one of its gates reads")
+            raise Disallowed("benchmark", "a figure as KIND:PATH, which one of its gates reads")
         for pair in self.speaks_of:
             if f"metrics/{pair}/stability.json" not in self.evidence:
-                raise ValueError(f"evidence with metrics/{pair}/stability.json, of which the claim speaks")
-        for test in self.tests:
+                raise Disallowed("evidence", f"metrics/{pair}/stability.json among it, of which the claim speaks")
+        for i, test in enumerate(self.tests):
             below_chance = test.over == "each" and len(test.arms) == 1 and (test.above or 0) < 0
             if below_chance and "random_dictionary" not in self.gates:
-                raise ValueError("above from 0 (chance) on, or the gate 'random_dictionary' beside a lower bound")
-        if any(test.over == "log2_k" for test in self.tests) and not all(
-            isinstance(values.get("k"), int) for values in self.speaks_of.values()
-        ):
-            raise ValueError("k of every seed set in speaks_of, over which a test takes the slope")
+                raise Disallowed(f"tests.{i}.above", "from 0 (chance) on, lower with the gate 'random_dictionary'")
+        for pair, values in self.speaks_of.items():
+            if any(test.over == "log2_k" for test in self.tests) and not isinstance(values.get("k"), int):
+                raise Disallowed("speaks_of", f"the k of {pair}, over which a test takes the slope")
         return self
 
     @property
@@ -172,9 +174,9 @@ class Registry(Strict):
     @model_validator(mode="after")
     def _criteria_are_claims(self) -> Self:
         for name, phase in self.phases.items():
-            for criterion in phase.criteria.values():
+            for of, criterion in phase.criteria.items():
                 if criterion.claim not in self.claims:
-                    raise ValueError(f"phases.{name}: criteria of registered claims, not {criterion.claim!r}")
+                    raise Disallowed(f"phases.{name}.criteria.{of}.claim", "a registered claim")
         return self
 
 
