@@ -101,6 +101,25 @@ def test_a_page_fits_and_is_readable(page: str, scheme: str, site: Path, browser
         assert browser.evaluate(CUT) == []
 
 
+def test_the_claims_are_one_below_the_other_where_a_page_is_narrow(site: Path, browser: Browser) -> None:
+    left = """[...document.querySelectorAll(".claims tbody tr")].map((row) =>
+      [...row.cells].map((cell) => Math.round(cell.getBoundingClientRect().left)))"""
+    roles = set()
+    for width in (400, 1000):
+        browser.look(width, "light")
+        browser.open(site / "index.html")
+        rows = browser.evaluate(left)
+        assert rows
+        assert {len(set(row)) == 1 for row in rows} == {width == 400}
+        nodes = [node for node in browser.send("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
+        named = {"table", "row", "columnheader", "rowheader", "cell"}
+        roles.add(tuple(node["role"]["value"] for node in nodes if node["role"]["value"] in named))
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    # to a screen reader it is the same table
+    (same,) = roles
+    assert {"table", "row", "columnheader", "rowheader", "cell"} <= set(same)
+
+
 def test_charts_change_with_the_preference_while_the_page_is_open(site: Path, browser: Browser) -> None:
     label = "getComputedStyle(document.querySelector('svg .role-axis-label text')).fill"
     browser.look(1000, "light")

@@ -136,6 +136,59 @@ def test_the_last_verdict_of_a_claim_is_remembered_when_its_file_is_gone(reposit
     assert (History(repository).judged("a"), History(repository).judged("b")) == ("not supported", None)
 
 
+STRICT: dict[str, dict[str, Any]] = {
+    "stability": {
+        "confidence": 0.95, "plateau_tolerance": 0.03, "alive_min_count": 10, "shared_cosine": 0.7, "null_draws": 20,
+        "correctness": {"correct_gt_mcc": 0.8},
+    },
+    "train": {
+        "convergence": {
+            "loss_tolerance": 0.01, "loss_rise_tolerance": 0.01, "cosine_tolerance": 0.02, "max_cosine_to_init": 0.9,
+        },
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("key", "loose", "strict"),
+    [
+        ("stability.confidence", 0.9, 0.99),
+        ("stability.plateau_tolerance", 0.3, 0.01),
+        ("stability.alive_min_count", 1, None),  # either way another set of latents is judged
+        ("stability.alive_min_count", 99, None),
+        ("stability.shared_cosine", 0.5, 0.9),
+        ("stability.null_draws", 2, 99),
+        ("stability.correctness.correct_gt_mcc", 0.5, 0.9),
+        ("train.convergence.loss_tolerance", 0.1, 0.001),
+        ("train.convergence.loss_rise_tolerance", 0.1, 0.001),
+        ("train.convergence.cosine_tolerance", 0.2, 0.01),
+        ("train.convergence.max_cosine_to_init", 0.99, 0.8),
+    ],
+)
+def test_what_every_claim_is_judged_by_may_become_stricter_only(
+    key: str, loose: float, strict: float | None, tmp_path: Path
+) -> None:
+    git(tmp_path, "init", "-q", "-b", "main")
+    claim = {"tests": [{"above": 0}], "evidence": [f"metrics/{PAIR}/stability.json"], "speaks_of": {PAIR: {}}}
+    files = {"params.yaml": yaml.safe_dump(STRICT), "claims.yaml": yaml.safe_dump({"claims": {"a": claim}})}
+    promised = commit(tmp_path, files)
+    assert History(tmp_path).past("claims.yaml", "a").reasons == ()
+    for value, is_loose in ((loose, True), (strict, False)):
+        if value is None:
+            continue
+        content = yaml.safe_load(files["params.yaml"])
+        *path, last = key.split(".")
+        table = content
+        for part in path:
+            table = table[part]
+        before, table[last] = table[last], value
+        commit(tmp_path, {"params.yaml": yaml.safe_dump(content)})
+        said = (
+            f"params.yaml: {key}, by which it is judged, was {before} when it was written down ({promised[:7]}) and is "
+        )
+        assert History(tmp_path).past("claims.yaml", "a").reasons == ((f"{said}{value}",) if is_loose else ())
+
+
 def test_a_shallow_clone_is_refused(repository: Path) -> None:
     git(repository.parent, "clone", "-q", "--depth", "1", f"file://{repository}", "shallow")
     with pytest.raises(ReseedError, match=r"found a shallow clone, allowed: one with its whole history"):

@@ -157,7 +157,7 @@ def test_what_a_gate_reads_is_among_the_evidence(checkout: Path) -> None:
     ("name", "change", "sentence"),
     [
         ("low-l0-agreement", {}, "claims: found 'low-l0-agreement' already, allowed: an id that is not taken"),
-        ("K8", {}, "String should match pattern"),
+        ("K8", {}, "found 'K8', allowed: text that matches ^"),
         ("x", {"speaks_of": {"modular/none": {}}}, "speaks_of: found 'modular/none', allowed: modular/topk-k4, "),
         ("x", {"speaks_of": {"modular/topk-k8": {"k": 9}}}, "speaks_of.modular/topk-k8.k: found 9, allowed: 8, which"),
         ("x", {"gates": [*ALWAYS, "vibes"]}, "gates.5: found 'vibes', allowed: 'converged'"),
@@ -178,7 +178,7 @@ def test_what_a_gate_reads_is_among_the_evidence(checkout: Path) -> None:
         (
             "x",
             {"tests": [{"figure": "trained", "over": "each", "above": -5.0}]},
-            "above from 0 (chance) on, or the gate 'random_dictionary' beside a lower bound",
+            "from 0 (chance) on, lower with the gate 'random_dictionary'",
         ),
     ],
 )
@@ -270,7 +270,14 @@ def test_the_command_writes_down_a_slope_of_a_difference(checkout: Path) -> None
         (("x", *OF, "--above=-inf"), "tests.0.above: found -inf, allowed: a finite number"),
         (("low-l0-agreement", *OF, "--above", "0"), "claims.yaml: claims: found 'low-l0-agreement' already, allowed: "),
         (("x", *OF), "exactly one of above and below"),
-        (("x", *OF, "--above", "0", "--file", "none.yaml"), "none.yaml: the file does not exist"),
+        (
+            ("x", *OF, "--above", "0", "--file", "none.yaml"),
+            "none.yaml: the file does not exist, allowed: claims.yaml",
+        ),
+        (
+            ("x", *OF, "--above", "0", "--file", "params.yaml"),
+            "params.yaml: a file of another name, allowed: claims.yaml",
+        ),
     ],
 )  # fmt: skip
 def test_bad_input_of_the_command_has_exit_code_two(checkout: Path, arguments: tuple[str, ...], sentence: str) -> None:
