@@ -31,7 +31,7 @@ from reseed.truth.edits import clamped
 from reseed.truth.figures import decide
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, score_planes
-from reseed.truth.states import detect_by_arm, score_states
+from reseed.truth.states import detect_by_arm, linear_probes, rows_of, score_states
 from reseed.truth.subject import Judged, Scores, accuracy, alive_fraction, check_scorable, control_rows, fidelity
 
 
@@ -60,7 +60,9 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
         beside = peers(fitted, test, subject)
         activity = held_out_activity(path, chosen, training, train, activations)
         directions, codes = known.directions.double().numpy(), known.codes[held_out].numpy()
-        scores = score_directions(judged, directions, codes, activity, test, beside, options, key)
+        scores = score_directions(
+            judged, directions, codes, activity, test, beside, settings.permutations, options, key
+        )
     elif generator_of(subject) == "modular_addition":
         scores, fitted, test = _planes(subject, judged, activations, elsewhere, settings, options, key)
     else:
@@ -80,7 +82,7 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
             scores.facts["edits"] = {"causal_tests": 0} | {
                 name: found.shown(options.confidence) for name, found in edited.items()
             }
-    explained, l0_over_d_in = fidelity(judged, activations, fitted, test)
+    explained, l0_over_d_in = fidelity(judged, activations, elsewhere, fitted, test)
     figures = {"alive_fraction": alive_fraction(judged)} | explained | scores.figures
     if (right := accuracy(lm_dir(subject), judged.groups)) is not None:
         figures["accuracy"] = right
@@ -93,7 +95,9 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
     if l0_over_d_in >= 1:
         content["figures"]["fidelity"]["no_evidence"] = "L0 >= d_in: as many latents as dimensions explain everything"
     if phase is not None:
-        content["phase"] = {"question": phase.question} | decide(phase.rules, figures, l0_over_d_in, options.confidence)
+        content["phase"] = {"question": phase.question} | decide(
+            phase.rules, figures, l0_over_d_in, options.confidence, chosen.objectives.probe_guidance is not None
+        )
     out = metrics_dir(subject, variant)
     write_json(out / "truth.json", content)
     with writing(out / "truth") as tables:
@@ -130,9 +134,11 @@ def _planes(
     fitted = _double(activations, "train", concepts.train_places)
     test = _double(activations, "test", concepts.test_places)
     beside = peers(fitted, test, subject)
-    detected = detect_by_arm(judged, activations, elsewhere, concepts, beside, settings.permutations, key)
+    own, others = rows_of(activations, concepts), rows_of(elsewhere, concepts)
+    detected = detect_by_arm(judged, own, others, concepts, beside, settings.permutations, key)
+    probes = linear_probes(fitted, test, concepts)
     scores = score_planes(
-        judged, waves, of_control, r2, settings.min_fourier_r2, again, detected, concepts, beside, options, key
+        judged, waves, of_control, r2, settings.min_fourier_r2, again, detected, concepts, probes, beside, options, key
     )
     return scores, fitted, test
 

@@ -195,7 +195,7 @@ def planted_truth(metrics: Path) -> None:
     world of states that breaks a rule by its L0, one by its interval and lacks a figure."""
     known = read_json(ROOT / "metrics/superposition/known-12/truth.json")
     write_json(metrics / "superposition/known-12/truth.json", known)
-    write_json(metrics / "superposition/unruled/truth.json", known | {"phase": known["phase"] | {"rules": []}})
+    write_json(metrics / "superposition/unruled/truth.json", known | {"phase": known["phase"] | {"rules": {}}})
     interval = {"low": 0.7, "high": 0.9}
     nulls = {"untrained": 0.25, "control": 0.375, "permuted": 0.125}
     peers = {"neurons": 0.5, "pca": 0.5625, "ica": 0.4375, "linear_probe": 0.9375}
@@ -206,10 +206,10 @@ def planted_truth(metrics: Path) -> None:
         **{name: {"value": value, "low": value, "high": value} for name, value in
            {"l0": 36.0, "l0_over_d_in": 1.125, "alive_fraction": 0.75}.items()},
     }  # fmt: skip
-    rules = [
-        {"rule": "coverage", "bound": 0.75, "met": 0, "found": 0.8, "low": 0.7, "exceeds_nulls": 1},
-        {"rule": "gt_mcc", "bound": 0.9, "met": 0},
-    ]
+    rules = {
+        "coverage": {"bound": 0.75, "met": 0, "found": 0.8, "low": 0.7, "exceeds_nulls": 1},
+        "gt_mcc": {"bound": 0.9, "met": 0},
+    }
     phase = {"question": "Are states found?", "rules": rules, "sparse": 0, "go": 0}
     facts = {"truth": "states", "control": "random_model", "seeds": 5, "concepts": 41, "concepts_untested": 7}
     write_json(metrics / "stack/made-up/truth.json", facts | {"figures": figures, "phase": phase})

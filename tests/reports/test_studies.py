@@ -174,7 +174,7 @@ def test_a_probe_is_no_ceiling_of_directions() -> None:
 def test_planes_that_cannot_be_tested_say_so(tmp_path: Path) -> None:
     committed = read_json(ROOT / "metrics/modular/topk-k4/truth.json")
     left = {name: one for name, one in committed["figures"].items() if name not in ("planes", "coverage")}
-    rules = [{"rule": "planes", "bound": 0.8, "met": 0}]
+    rules = {"planes": {"bound": 0.8, "met": 0}}
     changed = {"testable": 0, "figures": left, "phase": committed["phase"] | {"rules": rules}}
     write_json(tmp_path / "metrics/modular/noise/truth.json", committed | changed)
     text = studies.page(tmp_path)

@@ -218,12 +218,13 @@ def _go(judged: dict[str, dict[str, Any]]) -> str:
     for name, one in judged.items():
         phase, figures = one["phase"], one["figures"]
         rules = []
-        for rule in phase["rules"]:
-            found = f"{interval(figures[rule['rule']])}, " if "found" in rule else ""
-            rules.append(f"{rule['rule']} ≥ {rule['bound']:g}: {found}{truth.met(rule)}")
+        for name_of, rule in phase["rules"].items():
+            found = f"{interval(figures[name_of])}, " if "found" in rule else ""
+            rules.append(f"{name_of} ≥ {rule['bound']:g}: {found}{truth.met(rule)}")
         sparse = "" if phase["sparse"] else ", not below 1"
         l0 = f"{figures['l0_over_d_in']['value']:.3f}{sparse}"
-        lines.append([name, phase["question"], "; ".join(rules), l0, f"**{truth.verdict(phase)}**"])
+        question = phase["question"] + truth.supervised(phase)
+        lines.append([name, question, "; ".join(rules), l0, f"**{truth.verdict(phase)}**"])
     return _table(["SAE", "question", "rules", "L0 / d_in", "verdict"], lines)
 
 

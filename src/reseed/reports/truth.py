@@ -60,6 +60,11 @@ def verdict(phase: Mapping[str, Any]) -> str:
     return "go" if phase["go"] else "no-go"
 
 
+def supervised(phase: Mapping[str, Any]) -> str:
+    """What is said beside the question of SAEs that were trained with labels of the truth; else nothing."""
+    return " Trained with labels: to find them shows nothing." if phase.get("supervised") else ""
+
+
 def met(rule: Mapping[str, Any]) -> str:
     """What decides about a rule beside its bound, in words."""
     outcome = "met" if rule["met"] else "not met"

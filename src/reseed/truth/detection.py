@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -190,6 +191,25 @@ def probe(train: Array, test: Array, holds_train: Mask, holds_test: Mask) -> Pro
     says = (test - mean) / deviation @ weights >= cut
     f1 = 2 * float((says & holds_test).sum()) / max(float(says.sum() + holds_test.sum()), 1)
     return Probed(f1, says, weights / deviation)
+
+
+def probed(probes: Sequence[Probed], concepts: Concepts) -> dict[str, float]:
+    """FIGURES of probes, one a concept: each is a unit whose own concept that is."""
+    says = np.column_stack([one.says for one in probes])
+    f1, own = np.array([one.f1 for one in probes]), np.arange(len(probes))
+    both, fired, _ = confusion(says, concepts.test)
+    fired = fired[:, 0]
+    return Detection(
+        f1=f1,
+        train_f1=f1,
+        best=own,
+        own=own,
+        own_f1=f1,
+        own_train_f1=f1,
+        precision=np.where(fired > 0, both.diagonal() / np.maximum(fired, 1), np.nan),
+        base=concepts.test.mean(axis=0),
+        monosemantic=_detects_one(says, concepts.test, own, f1),
+    ).figures()
 
 
 def best_cut(scores: Array, holds: Mask) -> float:

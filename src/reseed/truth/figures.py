@@ -69,26 +69,32 @@ def of_report(report: StatisticReport, groups: Groups, peers: Mapping[str, float
 
 
 def decide(
-    rules: Mapping[Rule, float], figures: Mapping[str, Figure], l0_over_d_in: float, confidence: float
+    rules: Mapping[Rule, float],
+    figures: Mapping[str, Figure],
+    l0_over_d_in: float,
+    confidence: float,
+    supervised: bool = False,
 ) -> dict[str, Any]:
     """The go/no-go table: every committed rule beside what was found, and `go`.
 
     A rule is met if the low end of the figure's interval reaches its bound and the figure exceeds its nulls; a figure
     that was not measured, or has no null, meets nothing. go is 1 only if there are rules, all are met, and the L0 is
-    below d_in: with as many latents as dimensions everything is reconstructed and nothing is shown.
+    below d_in: with as many latents as dimensions everything is reconstructed and nothing is shown. supervised: the
+    SAEs were trained with labels of the truth, so that to find it shows nothing either.
     """
-    table = []
+    table: dict[str, dict[str, Any]] = {}
     for rule, bound in rules.items():
-        row: dict[str, Any] = {"rule": rule, "bound": bound, "met": 0}
+        row: dict[str, Any] = {"bound": bound, "met": 0}
         if (found := figures.get(rule)) is not None:
             low, _ = found.value.interval(confidence)
             exceeds = found.exceeds_nulls(confidence)
             row |= {"found": found.value.value, "low": low, "exceeds_nulls": int(exceeds)}
             row["met"] = int(low >= bound and exceeds)
-        table.append(row)
+        table[rule] = row
     sparse = l0_over_d_in < 1
     return {
         "rules": table,
         "sparse": int(sparse),
-        "go": int(bool(table) and sparse and all(row["met"] for row in table)),
+        "supervised": int(supervised),
+        "go": int(bool(table) and sparse and not supervised and all(row["met"] for row in table.values())),
     }

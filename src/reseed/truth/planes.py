@@ -18,6 +18,7 @@ from reseed.stability.dictionaries import Dictionary
 from reseed.stability.nulls import CovarianceNull, isotropic
 from reseed.stability.recovery import RECOVERED_COSINE
 from reseed.truth.concepts import Concepts
+from reseed.truth.detection import Probed
 from reseed.truth.figures import Figure, constant, figure
 from reseed.truth.peers import Peer
 from reseed.truth.states import Detected, latent_rows
@@ -125,6 +126,7 @@ def score_planes(
     again: Waves,
     detected: Detected,
     answers: Concepts,
+    probes: list[Probed],
     peers: dict[str, Peer],
     options: Stability,
     key: str,
@@ -134,10 +136,10 @@ def score_planes(
     of_control: the waves of the rows that the control SAEs read. r2: of the held-out rows, by the model's waves and by
     those of the control's rows; below `least_r2` there is no such truth, and nothing is scored. again: the waves of the
     test rows, whose planes are the ceiling. detected: the answers by single latents, which planes do not tell: a latent
-    for every answer is a detector of it, and lies across all planes.
+    for every answer is a detector of it, and lies across all planes; probes: of the whole row, its ceiling.
     """
     groups = judged.groups
-    figures = {name: found for name, found in detected.figures(groups).items() if name != "correct"}
+    figures = {name: found for name, found in detected.figures(groups, probes, answers).items() if name != "correct"}
     figures["fourier_r2"] = Figure(constant(r2[0], groups), {"control": constant(r2[1], groups)})
     facts: dict[str, Any] = {
         "truth": "planes",

@@ -32,6 +32,7 @@ from reseed.truth.detection import (
     detect,
     permutation_null,
     probe,
+    probed,
     sparse_probes,
 )
 from reseed.truth.figures import Figure, figure, of_report
@@ -46,6 +47,10 @@ ABSORBED = 0.05
 """A concept counts as absorbed if more than this share of the rows that a probe sees it on is."""
 KS = (2, 5)
 FEWER_IS_BETTER = ("latents_per_concept", "split_concepts", "absorption", "absorbed_concepts")
+
+
+Rows = dict[str, torch.Tensor]
+"""Rows [rows, d_in] of train and test on which the concepts are known."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +80,12 @@ class Detected:
     permuted: list[Permuted]
     peers: dict[str, Detection]
 
-    def figures(self, groups: Groups) -> dict[str, Figure]:
-        """FIGURES beside their nulls and peers."""
+    def figures(self, groups: Groups, probes: Sequence[Probed], concepts: Concepts) -> dict[str, Figure]:
+        """FIGURES beside their nulls and peers; probes: one a concept, on the whole row, the ceiling."""
         own = {arm: [one.figures() for one in every] for arm, every in self.found.items()}
         trained = own.pop("trained")
         own["permuted"] = [one.figures for one in self.permuted]
-        peers = {name: one.figures() for name, one in self.peers.items()}
+        peers = {name: one.figures() for name, one in self.peers.items()} | {"linear_probe": probed(probes, concepts)}
         return {
             name: figure(
                 [one[name] for one in trained],
@@ -92,27 +97,37 @@ class Detected:
         }
 
 
+@dataclass(frozen=True)
+class Split:
+    """Figures of splitting and absorption; by arm, one a seed, and by peer: probes on few units, absorbed shares."""
+
+    figures: dict[str, Figure]
+    sparse: dict[str, list[Sparse]]
+    peers: dict[str, Sparse]
+    absorbed: dict[str, list[dict[int, float]]]
+
+
 def detect_by_arm(
     judged: Judged,
-    activations: Activations,
-    control: Activations,
+    rows: Rows,
+    control: Rows,
     concepts: Concepts,
     peers: dict[str, Peer],
     permutations: int,
     key: str,
 ) -> Detected:
-    """All SAEs as detectors of the concepts; `control` holds the rows that the control SAEs are read on.
+    """All SAEs as detectors of the concepts; control: the rows that the control SAEs are read on.
 
     Of trained SAEs the alive latents count, of untrained ones all: the null is the stricter for it.
     """
     everything = [np.ones_like(mask) for mask in judged.masks]
     arms = {
-        "trained": (judged.saes, judged.masks, activations),
-        "untrained": (judged.untrained, everything, activations),
+        "trained": (judged.saes, judged.masks, rows),
+        "untrained": (judged.untrained, everything, rows),
         "control": (judged.control, judged.control_masks, control),
     }
     seen = {
-        arm: [look(sae, mask, rows_of(read, concepts)) for sae, mask in zip(saes, masks, strict=True)]
+        arm: [look(sae, mask, read) for sae, mask in zip(saes, masks, strict=True)]
         for arm, (saes, masks, read) in arms.items()
     }
     found = {arm: [detect(one.firing, concepts) for one in every] for arm, every in seen.items()}
@@ -137,38 +152,21 @@ def score_states(
 ) -> Scores:
     """Judge SAEs by the concepts of their world; `control` holds the rows that the control SAEs are read on."""
     groups = judged.groups
-    detected = detect_by_arm(judged, activations, control, concepts, peers, truth.permutations, key)
-    train, test = (rows.double().numpy() for rows in rows_of(activations, concepts).values())
-    probes = linear_probes(train, test, concepts)
-    sparse = {
-        arm: [sparse_probes(one.train, one.test, concepts) for one in every] for arm, every in detected.seen.items()
-    }
-    sparse_peers = {name: sparse_probes(peer.train, peer.test, concepts) for name, peer in peers.items()}
-    of_control = {split: rows.double().numpy() for split, rows in rows_of(control, concepts).items()}
-    known_there = probes if control is activations else linear_probes(of_control["train"], of_control["test"], concepts)
-    about_mean = {
-        "trained": (probes, test - train.mean(axis=0)),
-        "untrained": (probes, test - train.mean(axis=0)),
-        "control": (known_there, of_control["test"] - of_control["train"].mean(axis=0)),
-    }
-    absorbed = {
-        arm: [
-            absorption(one, own, known, centred, concepts)
-            for one, own in zip(detected.seen[arm], sparse[arm], strict=True)
-        ]
-        for arm, (known, centred) in about_mean.items()
-    }
-
-    figures = detected.figures(groups)
+    rows = rows_of(activations, concepts)
+    of_control = rows if control is activations else rows_of(control, concepts)
+    detected = detect_by_arm(judged, rows, of_control, concepts, peers, truth.permutations, key)
+    train = rows["train"].double().numpy()
+    probes = linear_probes(train, rows["test"].double().numpy(), concepts)
     ceiling = np.array([one.f1 for one in probes])
-    figures["coverage"].peers["linear_probe"] = float(ceiling.mean())
-    figures["recall"].peers["linear_probe"] = float((ceiling > GOOD_F1).mean())
+    split = split_and_absorbed(detected, rows, of_control, probes, concepts, peers, groups)
+    sparse, sparse_peers, absorbed = split.sparse, split.peers, split.absorbed
+    figures = detected.figures(groups, probes, concepts) | split.figures
     directions = mean_differences(train, concepts)
     recovered = recover(judged.seed_set, directions, options, f"truth/{key}").figures
     at_peers = {name: recovery(peer.dictionary, directions)["gt_mcc"] for name, peer in peers.items()}
     at_peers["linear_probe"] = recovery(unit_rows(np.array([one.direction for one in probes])), directions)["gt_mcc"]
     figures["gt_mcc"] = of_report(recovered["gt_mcc"], groups, at_peers)
-    known_by_mean = mean_differences(of_control["train"], concepts)
+    known_by_mean = mean_differences(of_control["train"].double().numpy(), concepts)
     figures["gt_mcc"].nulls["control"] = mean_over_seeds(
         [
             recovery(decoder_of(sae)[mask], known_by_mean)["gt_mcc"]
@@ -176,26 +174,12 @@ def score_states(
         ],
         groups,
     )
-    own = {arm: [_splitting(one) for one in every] for arm, every in sparse.items()}
-    for arm, every in absorbed.items():
-        for values, shares in zip(own[arm], every, strict=True):
-            values |= _absorbing(shares)
-    for name in own["trained"][0]:
-        known = {arm: [one[name] for one in every] for arm, every in own.items() if all(name in one for one in every)}
-        if trained := known.pop("trained", None):
-            figures[name] = figure(trained, groups, known, more_is_better=name not in FEWER_IS_BETTER)
-    for peer, found in sparse_peers.items():
-        for name, value in _splitting(found).items():
-            figures[name].peers[peer] = value
-    for k in KS:
-        figures[f"f1_best_{k}"].peers["linear_probe"] = float(ceiling.mean())
-
     facts: dict[str, Any] = {
         "truth": "states",
         "directions": "gt_mcc is of the differences of class means, not of known directions",
         "concepts": len(concepts),
         "concepts_untested": concepts.untested,
-        "rows": {"train": len(train), "test": len(test)},
+        "rows": {"train": len(train), "test": len(rows["test"])},
         "variables": _variables(detected, sparse, sparse_peers, ceiling, concepts, groups, options.confidence),
     }
     latents = [
@@ -215,13 +199,53 @@ def score_states(
     return Scores(figures, pd.concat(latents, ignore_index=True), pd.concat(tables, ignore_index=True), facts)
 
 
-def rows_of(activations: Activations, concepts: Concepts) -> dict[str, torch.Tensor]:
+def split_and_absorbed(
+    detected: Detected,
+    rows: Rows,
+    control: Rows,
+    probes: Sequence[Probed],
+    concepts: Concepts,
+    peers: dict[str, Peer],
+    groups: Groups,
+) -> Split:
+    """How concepts are split over latents and absorbed by others; rows, control and peers as for `detect_by_arm`."""
+    sparse = {
+        arm: [sparse_probes(one.train, one.test, concepts) for one in every] for arm, every in detected.seen.items()
+    }
+    of_peers = {name: sparse_probes(peer.train, peer.test, concepts) for name, peer in peers.items()}
+    arms = {"trained": rows, "untrained": rows, "control": control}
+    absorbed = {}
+    for arm, read in arms.items():
+        train, test = (read[split].double().numpy() for split in ("train", "test"))
+        known = probes if read is rows else linear_probes(train, test, concepts)
+        absorbed[arm] = [
+            absorption(one, own, known, test - train.mean(axis=0), concepts)
+            for one, own in zip(detected.seen[arm], sparse[arm], strict=True)
+        ]
+    own = {
+        arm: [_splitting(one) | _absorbing(shares) for one, shares in zip(sparse[arm], absorbed[arm], strict=True)]
+        for arm in arms
+    }
+    figures = {}
+    for name in own["trained"][0]:
+        values = {arm: [one[name] for one in every] for arm, every in own.items() if all(name in one for one in every)}
+        if trained := values.pop("trained", None):
+            figures[name] = figure(trained, groups, values, more_is_better=name not in FEWER_IS_BETTER)
+    for peer, found in of_peers.items():
+        for name, value in _splitting(found).items():
+            figures[name].peers[peer] = value
+    for k in KS:
+        figures[f"f1_best_{k}"].peers["linear_probe"] = float(np.mean([one.f1 for one in probes]))
+    return Split(figures, sparse, of_peers, absorbed)
+
+
+def rows_of(activations: Activations, concepts: Concepts) -> Rows:
     """The rows [rows, d_in] on which the concepts are known, of train and test."""
     places = {"train": concepts.train_places, "test": concepts.test_places}
     return {split: activations.rows(split).take(of_split).float() for split, of_split in places.items()}
 
 
-def look(sae: SAE[Any], mask: Mask, rows: dict[str, torch.Tensor]) -> Seen:
+def look(sae: SAE[Any], mask: Mask, rows: Rows) -> Seen:
     """What the latents of `mask` [d_sae] do on rows [rows, d_in] of the splits."""
     train, test = (encode(sae, rows[split])[:, mask] for split in ("train", "test"))
     return Seen(np.flatnonzero(mask), train, test, decoder_of(sae)[mask])

@@ -114,17 +114,23 @@ def decoder_of(sae: SAE[Any]) -> Array:
     return unit_rows(sae.W_dec.detach().double().numpy())
 
 
-def fidelity(judged: Judged, activations: Activations, train: Array, test: Array) -> tuple[dict[str, Figure], float]:
+def fidelity(
+    judged: Judged, activations: Activations, control: Activations, train: Array, test: Array
+) -> tuple[dict[str, Figure], float]:
     """Held-out explained variance (`fidelity`) with `l0` and `l0_over_d_in`; and the last one's value.
 
-    All SAEs on all test rows of the trained arm, those of the control arm too: what learned elsewhere explains here.
-    pca_at_l0: as many principal components as latents fire. train, test: rows [rows, d_in] that these are fitted to
-    and judged by.
+    All SAEs on all test rows, those of the control arm on `control` (see `control_rows`): how well the same recipe
+    explains a model that learned nothing, and not how badly it explains rows of another size. pca_at_l0: as many
+    principal components as latents fire. train, test: rows [rows, d_in] that these are fitted to and judged by.
     """
-    rows, groups = activations.without_target(), judged.groups
+    groups = judged.groups
     found = {
-        name: [evaluate(sae, rows) for sae in saes]
-        for name, saes in (("trained", judged.saes), ("untrained", judged.untrained), ("control", judged.control))
+        name: [evaluate(sae, rows.without_target()) for sae in saes]
+        for name, saes, rows in (
+            ("trained", judged.saes, activations),
+            ("untrained", judged.untrained, activations),
+            ("control", judged.control, control),
+        )
     }
     explained = {name: [one["explained_variance"] for one in every] for name, every in found.items()}
     l0 = [one["l0"] for one in found["trained"]]

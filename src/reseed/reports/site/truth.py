@@ -90,18 +90,20 @@ def _go(page: Page, files: Sequence[str], links: Links) -> Table:
     for file in files:
         phase = n.workspace.json(file)["phase"]
         rules = []
-        for i, rule in enumerate(phase["rules"]):
-            found = Markup("{}, ").format(n.of(file, "figures", rule["rule"])) if "found" in rule else ""
+        for name, rule in phase["rules"].items():
+            found = Markup("{}, ").format(n.of(file, "figures", name)) if "found" in rule else ""
             outcome = Markup('<b class="{}">{}</b>').format("met" if rule["met"] else "unmet", truth.met(rule))
             rules.append(
                 Markup("<li>{} ≥ {}: {}{}</li>").format(
-                    rule["rule"], n.of(file, "phase", "rules", i, "bound"), found, outcome
+                    name, n.of(file, "phase", "rules", name, "bound"), found, outcome
                 )
             )
         said = truth.verdict(phase)
         rows.append(
             [
-                Markup('{}<br><span class="quiet">{}</span>').format(_linked(page, file, links), phase["question"]),
+                Markup('{}<br><span class="quiet">{}</span>').format(
+                    _linked(page, file, links), phase["question"] + truth.supervised(phase)
+                ),
                 Markup('<ul class="plain">{}</ul>').format(Markup("").join(rules)),
                 n.of(file, "figures", "l0_over_d_in", "value") + ("" if phase["sparse"] else ": not below 1"),
                 Markup('<span class="badge verdict {}">{}</span>').format(said, said),
