@@ -22,6 +22,7 @@ from reseed.stability.jackknife import Estimate, Groups
 from reseed.stability.latents import c_dec
 from reseed.stability.reliability import (
     ARTEFACT,
+    MEASURED,
     SIGNALS,
     LatentSet,
     Logistic,
@@ -34,6 +35,7 @@ from reseed.stability.reliability import (
     fitted_on_sha256,
     held_out,
     judge,
+    of_noise,
     shipped,
     signals_of,
     transfer,
@@ -107,12 +109,30 @@ def test_what_is_worse_than_reappearance_alone_is_not_shipped() -> None:
     assert "no skill above reappearance alone" in shown["verdict"]
 
 
+def test_latents_of_noise_count_as_wrong_however_well_they_look() -> None:
+    """Encoder and decoder of good latents agree in a world and in its noise; the others overlap in the world alone."""
+    noise = {}
+    for i, name in enumerate("abcd"):
+        table = latents(40 + i, TRUE, 500)
+        table["encoder_decoder_cosine"] = table["encoder_decoder_cosine"] + 4
+        table["c_dec"] = table["c_dec"] - 3
+        noise[name] = LatentSet(name, f"{name}/k@gaussian", of_noise(table))
+        assert noise[name].latents["correct"].sum() == 0
+        assert set(noise[name].latents) == {"seed", "correct", *SIGNALS}
+    naive, warned = fit(FAMILIES, SIGNALS), fit([*FAMILIES, *noise.values()], SIGNALS)
+    for one in FAMILIES:
+        rates = [[float(m.probability(of.latents).mean()) for of in (one, noise[one.family])] for m in (naive, warned)]
+        assert rates[0][1] > rates[0][0]
+        assert rates[1][1] < rates[1][0] / 2
+
+
 def test_a_family_of_another_law_is_the_worst_and_its_error_is_the_one_it_has_when_held_out() -> None:
     odd = family("odd", 9, {name: -weight for name, weight in TRUE.items()})
     moved = transfer([*FAMILIES, odd])
     worst = moved.worst("signals")
     score = worst.scores["signals"].brier
     assert worst.family == "odd"
+    assert worst.scores["signals"].skill == pytest.approx(1 - score / worst.scores["constant"].brier)
     assert score > worst.scores["constant"].brier + 0.1
     alone = fit(FAMILIES, SIGNALS).probability(odd.latents)
     assert score == pytest.approx(brier_score_loss(odd.latents["correct"], alone))
@@ -192,6 +212,9 @@ def test_p_correct_stands_beside_its_error_and_the_controls() -> None:
     assert shown["gaussian"] == pytest.approx(
         np.mean([model.probability(signals["gaussian"][signals["gaussian"]["seed"] == s]).mean() for s in range(SEEDS)])
     )
+    assert shown["margin"]["value"] == pytest.approx(shown["value"] - shown["gaussian"])
+    assert shown["margin"]["over"] == "gaussian"
+    assert shown["margin"]["low"] < 0 < shown["margin"]["high"]  # both arms obey one law here
     told = made["transfer"]["signals"]
     assert found.summary["transfer"]["worst_family"] == told["worst_family"]
     for figure in ("brier", "ece", "skill_above_constant", "skill_above_reappearance"):
@@ -245,8 +268,11 @@ PLAIN = {
 FAULTY = PLAIN | {"pw_mcc": 0.99, "c_dec": 0.5, "explained_variance": 0.5, "correct": 0.1}
 
 
-def seed_sets(folder: Path, names: dict[str, tuple[str, str]], **configuration: Any) -> None:
-    """A study of one set a name, with what its stages have written: tables, truth and stability.json."""
+def seed_sets(folder: Path, names: dict[str, tuple[str, str]], noise: bool = False, **configuration: Any) -> None:
+    """A study of one set a name, with what its stages have written: tables, truth and stability.json.
+
+    noise: of a Gaussian arm, too, whose latents look as the trained ones do.
+    """
     for name in ("params.yaml", "study.yaml"):
         shutil.copy(ROOT / name, folder / name)
     for i, (subject, variant) in enumerate(names.values()):
@@ -257,6 +283,13 @@ def seed_sets(folder: Path, names: dict[str, tuple[str, str]], **configuration: 
             (path / place).mkdir(parents=True)
             stored = table[["seed", "latent", "alive", *(c for c in columns if c in table and c not in DERIVED)]]
             stored.to_parquet(path / place / "latents.parquet", index=False)
+        if noise:
+            (path / "tables/latents.parquet").unlink()
+            table = pd.concat([table, table.assign(arm="gaussian")])
+            table[["seed", "latent", "alive", "arm", "firing_count", *MEASURED]].to_parquet(
+                path / "tables/latents.parquet", index=False
+            )
+            configuration = configuration | {"gaussian": {"pw_mcc": {"converged": 0}}}
         figures = {"converged": 1, "value": 0.9 + 0.01 * i, "kappa": 0.9}
         overlap, explained = {"value": 0.1 + 0.01 * i, "null": 0.1}, {"value": 0.9}
         trained = {"pw_mcc": figures, "c_dec": overlap, "explained_variance": explained}
@@ -302,6 +335,21 @@ def test_the_stage_sees_weights_and_activations_and_no_configuration(
     assert made[0]["transfer"]["signals"]["brier"]["value"] < 0.2
     assert set(made[0]["all_signals"]["signals"]) == set(SIGNALS)
     assert made[0]["fitted_on"]["sets"]["subject_a/topk-k4"] == {"family": "a", "latents": 200}
+
+
+def test_the_stage_takes_the_latents_of_the_gaussian_arm_for_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seed_sets(tmp_path, {f: (f"subject_{f}", "topk-k4") for f in "abc"}, noise=True)
+    monkeypatch.chdir(tmp_path)
+    stage("reliability")("study.yaml", "worlds")
+    made = read_json(Path("metrics/reliability/worlds.json"))
+    sets = {name: one["latents"] for name, one in made["fitted_on"]["sets"].items()}
+    assert sets == {f"subject_{f}/topk-k4{of}": 200 for f in "abc" for of in ("", "@gaussian")}
+    for i, one in enumerate(made["held_out"].values()):
+        assert one["latents"] == 400
+        assert one["correct"] == pytest.approx(latents(i, TRUE, 200)["correct"].mean() / 2, abs=1e-5)
+    assert sum(made["detector"][kind]["sets"] for kind in ("false_alarms", "wrong_without_a_plant")) == 6  # no noise
 
 
 def test_the_shipped_artefact_is_the_tracked_metric_of_the_study_that_made_it() -> None:

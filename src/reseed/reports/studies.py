@@ -315,10 +315,10 @@ def _reliability(content: dict[str, Any]) -> str:
                 f"{label} (shipped)" if name == content["shipped"] else label,
                 *(interval(one[figure]) for figure in ("brier", "ece")),
                 *(interval(one[skill]) if skill in one else "" for skill in truth.SKILLS),
-                f"{worst['name']}: {worst['brier']:.3f}",
+                f"{worst['name']}: {worst['brier']:.3f} ({worst['skill_above_constant']:.2f})",
             ]
         )
-    header = ["model", "Brier score", "calibration error", *truth.SKILLS.values(), "Brier score of the worst family"]
+    header = ["model", "Brier score", "calibration error", *truth.SKILLS.values(), "worst family: Brier score (skill)"]
     detector = content["detector"]
     sets = []
     for label, at in truth.SEED_SETS.items():

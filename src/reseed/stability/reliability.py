@@ -46,7 +46,11 @@ MIN_FAMILIES = 3
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Alive latents of the trained arm of one seed set: a table with the columns seed, *SIGNALS and correct (0, 1)."""
+    """Alive latents of one arm of one seed set: a table with the columns seed, *SIGNALS and correct (0, 1).
+
+    Of noise with the covariance of the activations no latent is correct: there are no features in it. A model that had
+    seen no SAE of noise would take one for a good one, if its encoder and decoder rows agree.
+    """
 
     family: str
     name: str
@@ -120,6 +124,11 @@ def with_correctness(signals: pd.DataFrame, truth: pd.DataFrame, where: str) -> 
     return found[["seed", *SIGNALS, "correct"]].astype({"correct": int})
 
 
+def of_noise(signals: pd.DataFrame) -> pd.DataFrame:
+    """The signals of latents that were trained on Gaussian noise, none of them correct."""
+    return signals[["seed", *SIGNALS]].assign(correct=0)
+
+
 def weights(sets: Sequence[LatentSet]) -> Array:
     """One weight a latent, sets end to end: families weigh the same, in a family its sets, in a set its latents.
 
@@ -177,10 +186,12 @@ def calibration_error(p: Array, correct: Array, weight: Array) -> float:
 
 @dataclass(frozen=True)
 class Score:
-    """Of one model on one family that it was not fitted on. bins: the rows of `calibration`."""
+    """Of one model on one family that it was not fitted on. skill: of its Brier score above that of the base rate of
+    the training families; bins: the rows of `calibration`."""
 
     brier: float
     ece: float
+    skill: float
     bins: list[dict[str, float]]
 
 
@@ -204,11 +215,17 @@ def held_out(sets: Sequence[LatentSet], family: str) -> HeldOut:
     others = [one for one in sets if one.family != family]
     latents, weight = pd.concat([one.latents for one in own]), weights(own)
     correct = latents["correct"].to_numpy(np.float64)
-    scores = {}
-    for name, signals in MODELS.items():
-        p = fit(others, signals).probability(latents)
-        error = calibration_error(p, correct, weight)
-        scores[name] = Score(brier(p, correct, weight), error, calibration(p, correct, weight))
+    said = {name: fit(others, signals).probability(latents) for name, signals in MODELS.items()}
+    errors = {name: brier(p, correct, weight) for name, p in said.items()}
+    scores = {
+        name: Score(
+            errors[name],
+            calibration_error(p, correct, weight),
+            1 - errors[name] / errors["constant"],
+            calibration(p, correct, weight),
+        )
+        for name, p in said.items()
+    }
     return HeldOut(family, len(latents), float(weight @ correct), scores)
 
 
@@ -245,11 +262,15 @@ class Transfer:
 
     @property
     def best(self) -> str:
-        """The model to ship: all signals only if they tell more than reappearance alone."""
+        """The model to ship: all signals only if they tell more than reappearance alone.
+
+        A choice between two and no claim: what may be said of it is `verdict`, which asks for the whole interval.
+        """
         return "signals" if self.skill.value > 0 else "reappearance"
 
     def worst(self, model: str) -> HeldOut:
-        return max(self.families, key=lambda one: one.scores[model].brier)
+        """The family of which the model tells least, beyond the base rate of the others."""
+        return min(self.families, key=lambda one: (one.scores[model].skill, -one.scores[model].brier))
 
 
 def transfer(sets: Sequence[LatentSet]) -> Transfer:
@@ -325,7 +346,7 @@ def content(sets: Sequence[LatentSet], version: int, confidence: float) -> dict[
 
 
 def _plain(score: Score) -> dict[str, float]:
-    return {"brier": score.brier, "ece": score.ece}
+    return {"brier": score.brier, "ece": score.ece, "skill_above_constant": score.skill}
 
 
 def diagram(sets: Sequence[LatentSet]) -> list[dict[str, Any]]:
@@ -366,7 +387,8 @@ def judge(
 ) -> Judged:
     """Apply the artefact to `signals_of` each arm, that of the trained one first; the others' means stand beside it.
 
-    No mean stands without the error of the model on families of worlds that it had not seen.
+    No mean stands without the error of the model on families of worlds that it had not seen, nor without what it is
+    above the strictest of the other arms (`margin`).
     """
     model = Logistic.of_json(artefact["model"])
     found = {arm: pd.Series(model.probability(of), of.index, name="p_correct") for arm, of in signals.items()}
@@ -376,10 +398,13 @@ def judge(
         for of in [signals[arm]["seed"]]
     }
     (_, mean), *controls = means.items()
+    margins = {arm: mean - other for arm, other in controls}
+    least = min(margins, key=lambda arm: margins[arm].interval(confidence)[0], default=None)
+    margin = {} if least is None else {"margin": with_interval(margins[least], confidence) | {"over": least}}
     moved = artefact["transfer"][artefact["shipped"]]
     return Judged(
         {
-            "mean_p_correct": with_interval(mean, confidence) | {arm: other.value for arm, other in controls},
+            "mean_p_correct": with_interval(mean, confidence) | {arm: other.value for arm, other in controls} | margin,
             "transfer": {  # no skill above reappearance alone where that is the model
                 name: {of: one[of] for of in ("low", "high", "value")}
                 for name, one in moved.items()
