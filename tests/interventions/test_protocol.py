@@ -21,6 +21,8 @@ from reseed.interventions.protocol import (
     LATENT,
     Bench,
     Ground,
+    Response,
+    _unmatched,
     bench,
     ground,
     judges_of,
@@ -30,9 +32,9 @@ from reseed.interventions.protocol import (
     scale_to_kl,
 )
 from reseed.interventions.readouts import expected_calibration_error, fit_linear
-from reseed.interventions.report import causal_summary
+from reseed.interventions.report import causal_summary, p_above_zero
 from reseed.interventions.run import SeedSaes, about_read_outs, run_protocol
-from reseed.stability.jackknife import Groups
+from reseed.stability.jackknife import Estimate, Groups
 from tests.interventions.builders import (
     BITS,
     GAIN,
@@ -105,6 +107,13 @@ def test_a_true_direction_passes_as_predicted() -> None:
         assert one["specificity"]["value"] > 0.9
         assert one["specificity_random_latent"]["value"] < 0.8
         assert one["accuracy_kept"]["value"] > 0.99
+        assert 0.3 < one["accuracy"]["value"] < 0.7
+        assert one["accuracy_kept_random_latent"]["value"] > 0.99
+        assert one["monotone_random_latent"]["value"] < 0.9
+        assert one["calibration_error_random_latent"]["value"] < 0.3  # nothing is predicted of another bit's
+        assert set(one["p_by_read_out"]) == {"output", "decoder"}
+        assert max(one["p_by_read_out"].values()) <= one["p"]
+        assert one["clamp_random_latent"]["value"] < one["clamp"]["value"]
         # sigma times the mean of the doses, in log-odds: 2 GAIN of the latent's own unit
         sigma = one["sigma"]["value"]
         assert one["effect_at_equal_norm"][LATENT]["value"] == pytest.approx(1.55 * sigma * 2 * GAIN, rel=0.05)
@@ -238,6 +247,20 @@ def test_concepts_take_turns_and_need_rows_on_either_side() -> None:
     assert concepts_of(states, values, options(concepts=9), "world")[0].name == "a=q"  # p has no test row any more
     with pytest.raises(ReseedError, match=r"no value of c is on in more than 0.05 of the training rows and 8 "):
         concepts_of({"c": states["c"]}, values, options(), "world")
+
+
+def test_a_divergence_of_zero_is_matched_by_nothing() -> None:
+    directions = torch.eye(3)
+    for kl, share in (([0, 0, 0, 0, 0, 0], 1), ([1, 1, 1, 1, 1, 1], 0), ([1, 1, 1, 1, 2, 2], 0.5)):
+        nothing = torch.zeros(6, 1)
+        found = Response(nothing[:, None], torch.tensor(kl, dtype=torch.float32), nothing[:, 0], nothing > 0)
+        assert _unmatched(found, directions) == share
+
+
+def test_seeds_that_do_not_differ_say_nothing_of_others() -> None:
+    assert p_above_zero(Estimate(1.0, (1.0,) * 5)) == 1
+    assert p_above_zero(Estimate(1.0, (0.9, 1.1, 1.0, 0.95, 1.05))) < 0.01
+    assert p_above_zero(Estimate(-1.0, (-0.9, -1.1, -1.0, -0.95, -1.05))) > 0.99
 
 
 def test_a_seed_without_a_latent_moves_nothing() -> None:

@@ -318,8 +318,9 @@ def measure(
         {"correlation": chosen.correlation, "kl": float(kl[0]), "sigma": chosen.sigma}
         | {"kl_unmatched": _unmatched(matched, directions)}
         | _calibration(one, change[0], found.predicted)
+        | _calibration_of_random_latents(one, change, directions, names, chosen.sigma * doses)
         | _specificity(matched, names)
-        | _accuracy(one, matched)
+        | _accuracy(one, matched, names)
         | _other_edits(one, chosen, groups)
     )
     return found
@@ -329,7 +330,8 @@ def _unmatched(matched: Response, directions: Tensor) -> float:
     """The share of controls whose KL divergence is not within a tenth of the latent's, however they are scaled."""
     kl = matched.kl.unflatten(0, (len(directions), 2)).mean(1)
     moves = directions[1:].norm(dim=1) > 0  # an SAE without any such latent has nothing to scale
-    return float(((kl[1:] / kl[0] - 1).abs() > 0.1)[moves].double().mean())
+    # so written, a divergence of zero or NaN of the latent is matched by nothing
+    return float((~((kl[1:] - kl[0]).abs() < 0.1 * kl[0]))[moves].double().mean())
 
 
 def _size(name: str, values: Tensor, names: list[str]) -> float:
@@ -371,6 +373,24 @@ def _calibration(one: Bench, change: Tensor, predicted: Array) -> dict[str, floa
     }
 
 
+def _calibration_of_random_latents(
+    one: Bench, change: Tensor, directions: Tensor, names: list[str], amounts: Tensor
+) -> dict[str, float]:
+    """Calibration and rising steps of the latents of equal frequency, means over them: what any latent has.
+
+    No slope: where next to nothing is predicted, it is a quotient of noise.
+    """
+    drawn = [i for i, name in enumerate(names) if name == "random_latent"]
+    slopes = (directions[drawn] @ one.probe.weights).double()
+    every = [
+        _calibration(one, change[i], (slope * amounts.double()).numpy()) for i, slope in zip(drawn, slopes, strict=True)
+    ]
+    return {
+        f"{name}_random_latent": float(np.mean([found[name] for found in every]))
+        for name in ("calibration_error", "monotone")
+    }
+
+
 def _specificity(matched: Response, names: list[str]) -> dict[str, float]:
     """|change| of the target over that of the target and of an off-target concept; 0.5 where both move alike."""
     target = matched.change.abs().mean(1).unflatten(0, (len(names), 2)).mean(1)
@@ -385,12 +405,18 @@ def _specificity(matched: Response, names: list[str]) -> dict[str, float]:
     return found
 
 
-def _accuracy(one: Bench, matched: Response) -> dict[str, float]:
-    """Share of right answers that stay right where the edit says what is so already: up where on, down where off."""
+def _accuracy(one: Bench, matched: Response, names: list[str]) -> dict[str, float]:
+    """Share of right answers without any edit (`accuracy`), and of these the share that stays right where the edit says
+    what is so already: up where on, down where off. By a latent of equal frequency and DAS, too."""
     before = one.clean_logits.argmax(-1) == one.targets
-    down, up = matched.right[0], matched.right[1]
-    after = torch.where(one.on, up, down)
-    return {"accuracy_kept": float(after[before].double().mean())} if before.any() else {}
+    found = {"accuracy": float(before.double().mean())}
+    right = matched.right.unflatten(0, (len(names), 2))
+    for name in (LATENT, "random_latent", "das") if before.any() else ():
+        of_name = right[[i for i, other in enumerate(names) if other == name]]
+        after = torch.where(one.on, of_name[:, 1], of_name[:, 0])
+        label = "accuracy_kept" if name == LATENT else f"accuracy_kept_{name}"
+        found[label] = float(after[:, before].double().mean())
+    return found
 
 
 @torch.no_grad()
@@ -410,7 +436,12 @@ def _other_edits(one: Bench, chosen: Chosen, groups: Mapping[str, Tensor]) -> di
         found[label] = float((change * sign)[rows].mean())
         found[f"{label}_flipped"] = float(((clean + change) * sign > 0)[rows].double().mean())
 
-    along = {"": None, "_shuffled": groups["shuffled_decoder"][0], "_random": groups["random_direction"][0]}
+    along = {
+        "": None,
+        "_shuffled": groups["shuffled_decoder"][0],
+        "_random": groups["random_direction"][0],
+        "_random_latent": groups["random_latent"][0],
+    }
     for suffix, direction in along.items():
         score(f"ablation{suffix}", ablate(chosen.sae, chosen.latent, direction), on & fires, torch.zeros_like(on))
         score(f"clamp{suffix}", clamp(chosen.sae, chosen.latent, chosen.on_value, direction), ~on, torch.ones_like(on))

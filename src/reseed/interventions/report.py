@@ -18,9 +18,10 @@ MATCHINGS = ("norm", "kl")
 
 
 def p_above_zero(estimate: Estimate) -> float:
-    """One-sided p that the figure is not above zero: its jackknife error, t(n-1); 1 where nothing varies nor rises."""
+    """One-sided p that the figure is not above zero: its jackknife error, t(n-1); 1 where nothing varies over seeds,
+    since nothing can be said of others then."""
     if estimate.error == 0:
-        return 0.0 if estimate.value > 0 else 1.0
+        return 1.0
     return float(t.sf(estimate.value / estimate.error, len(estimate.deleted) - 1))
 
 
@@ -82,6 +83,7 @@ def causal_summary(
     for name, found in measured.items():
         concepts[name] = _concept(benches[name], found, groups, confidence) | {
             "p": p[name],
+            "p_by_read_out": _by_read_out(benches[name], found, groups),
             "p_holm": corrected[name],
             "sign_p": signs[name],
             "passes": int(corrected[name] < level),
@@ -102,6 +104,14 @@ def causal_summary(
         p_mean = p_beyond(_mean_margins(list(beyond.values())), groups)
         content["mean"] |= {"p": p_mean, "passes": int(p_mean < level)}
     return content
+
+
+def _by_read_out(one: Bench, found: Sequence[Measured], groups: Groups) -> dict[str, float]:
+    """p at equal norm in each of the read-outs that tell a concept, of which it needs all."""
+    return {
+        judge.kind: p_beyond(margins(found, LATENT, NULLS, (f"norm{of}",)), groups)
+        for judge, of in zip(one.judges, one.suffixes, strict=True)
+    }
 
 
 def _mean_margins(beyond: Sequence[Mapping[str, list[float]]]) -> dict[str, list[float]]:
