@@ -19,6 +19,9 @@ def describe(subject: str, control: str) -> dict[str, Any]:
         "model": read_json(lm_dir(subject) / "metrics.json"),
         "sequences": {split: counts["sequences"] for split, counts in quality.items()},
     }
+    for fault in ("duplicates", "leaked", "seen_prefixes"):
+        if found := {split: counts[fault] for split, counts in quality.items() if fault in counts}:
+            summary[fault] = found
     for arm in dict.fromkeys((TRAINED, control)):
         index = read_json(activations_dir(subject, arm) / "index.json")
         summary[arm] = {
