@@ -130,7 +130,7 @@ def planted_causal(folder: Path) -> None:
 
     def measured(latent: float, untrained: float, seed: int) -> Measured:
         directions = dict.fromkeys((*NULLS, *REFERENCES), 0.1) | {LATENT: latent + 0.01 * (seed - 2)}
-        effect = {"norm": directions | {"pca": -0.9, "untrained_sae": untrained}}
+        effect = {"norm": directions | {"pca": -0.9, "untrained_sae": untrained + 0.01 * (seed - 2)}}
         effect["kl"] = directions | {"frozen_sae": -0.7}
         curves = {name: np.array([-size, size]) for name, size in effect["norm"].items()}
         figures = {"slope": latent / 2, "calibration_error": 0.03125, "monotone": 1.0, "specificity": 0.625}
@@ -142,7 +142,7 @@ def planted_causal(folder: Path) -> None:
     }
     read_out, on = SimpleNamespace(kind="output", auc=0.9), torch.tensor([True, False])
     concept = SimpleNamespace(prevalence=lambda _: 0.25)
-    bench: Any = SimpleNamespace(concept=concept, on=on, judges=(read_out,), read_outs=(read_out,))
+    bench: Any = SimpleNamespace(concept=concept, on=on, judges=(read_out,), read_outs=(read_out,), suffixes=("",))
     untold = {"digit=3": {"output": 0.5}}
     write_json(folder / "causal.json", causal_summary(dict.fromkeys(every, bench), every, untold, Groups(5), 0.95))
     write_csv(folder / "causal_calibration.csv", calibration_rows(every, doses))

@@ -254,12 +254,12 @@ def test_p_correct_stands_with_its_skills_and_the_detector_with_its_false_alarms
     for figure, one in made["transfer"]["signals"].items():
         if figure != "worst_family":
             shown[figure] = f"{one['value']:.3f} [{one['low']:.3f}, {one['high']:.3f}]"
-    worst = max(made["held_out"], key=lambda name: made["held_out"][name]["signals"]["brier"])
-    brier = made["held_out"][worst]["signals"]["brier"]
+    worst = min(made["held_out"], key=lambda name: made["held_out"][name]["signals"]["skill_above_constant"])
+    brier, skill = (made["held_out"][worst]["signals"][of] for of in ("brier", "skill_above_constant"))
     assert made["shipped"] == "signals"
     assert line(text, "| all signals (shipped) |") == (
         f"| all signals (shipped) | {shown['brier']} | {shown['ece']} | {shown['skill_above_constant']} | "
-        f"{shown['skill_above_reappearance']} | {worst}: {brier:.3f} |"
+        f"{shown['skill_above_reappearance']} | {worst}: {brier:.3f} ({skill:.2f}) |"
     )
     # honest sets of one family look planted: a detector that lets them pass sees no plant
     assert line(text, "| planted |") == "| planted | 12 | 0 | 0.000 [0.000, 0.265] | 12 |"
