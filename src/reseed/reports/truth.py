@@ -11,7 +11,10 @@ SCORES = {
         "fourier_r2", "planes", "plane_cosine", "correct", "coverage", "recall", "purity", "enrichment",
         "monosemanticity",
     ),
-    "directions": ("gt_mcc", "recall", "precision", "f1", "uniqueness", "correct"),
+    "directions": (
+        "gt_mcc", "recall", "precision", "f1", "uniqueness", "correct", "coverage", "purity", "enrichment",
+        "monosemanticity",
+    ),
 }  # fmt: skip
 """Kind of truth -> its main figures, those of its own kind first."""
 PEERS = {"neurons": "neurons", "pca": "PCA", "ica": "ICA"}
