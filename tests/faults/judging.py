@@ -481,7 +481,7 @@ FAULTS = (
         "four.",
         "the claim calls its kappa an accuracy.",
         world, _claimed(FOUND, unit="accuracy"), judged,
-        r"claims\.they-agree: found .* allowed: the unit kappa, which is that of a statistic",
+        r"claims\.they-agree\.unit: found 'accuracy', allowed: kappa, which is that of a statistic",
     ),
     Fault(
         "key_overwritten", "RL-Decoder 2.3", "A key that stands twice",

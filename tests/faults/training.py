@@ -282,7 +282,7 @@ FAULTS = (
         "An early run had a sparsity of zero, and was a sparse autoencoder by name.",
         "the variant has no penalty.",
         bases.modular, _set("penalised", objectives={}), load_params,
-        r"variants\.penalised: found .* allowed: objectives\.sparsity, without which nothing makes it sparse",
+        r"variants\.penalised\.objectives\.sparsity: found nothing, allowed: a penalty, without which nothing",
     ),
     Fault(
         "penalty_without_gradient", "HUSAI 1.5.11, 1.4", "A penalty that moves no threshold",
@@ -304,7 +304,7 @@ FAULTS = (
         "num_experts was larger than d_sae, and some groups of latents were empty.",
         "a Matryoshka prefix is wider than d_sae.",
         bases.modular, _set("nested", widths=[16, 64]), load_params,
-        r"variants\.nested: found .* allowed: increasing widths of which the last is d_sae \(48\)",
+        r"variants\.nested\.widths: found \[16, 64\], allowed: increasing widths of which the last is d_sae \(48\)",
     ),
     Fault(
         "batch_larger_than_the_data", "HUSAI 1.4", "A pass without a batch",
