@@ -222,7 +222,7 @@ def test_the_first_outputs_of_a_program_may_be_shown_and_not_predicted() -> None
         whole, late = everything.draw(Random(3)), behind.draw(Random(3))
         assert (late.instance, late.words) == (whole.instance, whole.words)
         assert late.states == whole.states[5:]
-    with pytest.raises(ValidationError, match="unpredicted below 14, the number of instructions"):
+    with pytest.raises(ValidationError, match="below 14, the number of instructions"):
         data_of("stack", unpredicted=14)
 
 
