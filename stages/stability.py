@@ -22,6 +22,7 @@ from reseed.stability.checks import check_apart, check_control, check_recorded, 
 from reseed.stability.comparison import compare_arms
 from reseed.stability.detector import figures_of_summary, judge_set
 from reseed.stability.dictionaries import read_seed_set
+from reseed.stability.instruments import check_instruments
 from reseed.stability.recovery import recover
 from reseed.stability.reliability import LatentSet, judge, shipped, signals_of
 from reseed.stability.report import summary
@@ -34,6 +35,7 @@ def stability(subject: str, variant: str, control: str, other_control: str) -> d
     training = load_sae_training(subject).at_steps(chosen.steps)
     train = params.train.model_copy(update={"seeds": params.seeds(chosen)})
     options = params.stability
+    check_instruments(chosen, training)
     arms, indices, dimensions, sets, curves, recovered = {}, {}, {}, {}, [], None
     signals: dict[str, pd.DataFrame] = {}
     artefact = shipped()

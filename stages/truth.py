@@ -19,7 +19,19 @@ from reseed.artifacts import (
     write_parquet,
     writing,
 )
-from reseed.params import TRAINED, Stability, Truth, generator_of, load_params, load_phase, load_sae_training
+from reseed.params import (
+    TRAINED,
+    Stability,
+    Truth,
+    generator_of,
+    is_states,
+    is_traced,
+    load_params,
+    load_phase,
+    load_sae_training,
+    load_states,
+    load_traced,
+)
 from reseed.stability.activity import held_out_activity, held_out_places, with_untrained
 from reseed.stability.dictionaries import read_seed_set
 from reseed.stage import run_stage
@@ -29,6 +41,7 @@ from reseed.truth.concepts import concepts_of
 from reseed.truth.directions import score_directions
 from reseed.truth.edits import clamped
 from reseed.truth.figures import decide
+from reseed.truth.known import check_known
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, score_planes
 from reseed.truth.states import detect_by_arm, linear_probes, rows_of, score_states
@@ -72,6 +85,9 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
             traces = read_traces(tokens_dir(subject))
             tokens = sha256(tokens_dir(subject) / "index.json")
             check_traced(tokens, activations.index, activations_dir(subject, TRAINED))
+        if is_traced(subject) or is_states(subject):
+            data = load_states(subject).data.world if exact else load_traced(subject).data
+            check_known(traces, data, f"data/{subject}")
         concepts = concepts_of(traces, settings.rows, subject)
         fitted = _double(activations, "train", concepts.train_places)
         test = _double(activations, "test", concepts.test_places)

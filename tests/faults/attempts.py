@@ -30,9 +30,10 @@ from reseed.benchmarks.core import check_as_recorded, run_core
 from reseed.cli import app
 from reseed.models.train import evaluate
 from reseed.models.transformer import load_transformer, save_transformer, weights_sha256
-from reseed.params import TRAINED, load_params, load_subject
+from reseed.params import TRAINED, load_params, load_sae_training, load_subject
 from reseed.stability.checks import check_apart, check_recorded, check_rows
 from reseed.stability.dictionaries import read_seed_set
+from reseed.stability.instruments import check_instruments
 from reseed.text.tokens import read_tokens
 from tests import scratch
 from tests.conftest import stage
@@ -71,6 +72,12 @@ def check_seeds(variant: str, subject: str = SUBJECT) -> Callable[[], object]:
         check_recorded(path, params.variant(variant), SEEDS, activations)
 
     return attempt
+
+
+@cache
+def tried(variant: str) -> Callable[[], object]:
+    """The known cases that the stage stability asks its formulas and the trainer of the variant for, first of all."""
+    return lambda: check_instruments(load_params().variant(variant), load_sae_training(SUBJECT))
 
 
 @cache

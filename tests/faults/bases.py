@@ -34,10 +34,11 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "penalised": {
         "architecture": "standard", "d_sae": 128, "objectives": {"sparsity": {"penalty": "l1", "coefficient": 0.5}}
     },
+    "decorrelated": {"architecture": "topk", "d_sae": 48, "k": 4, "objectives": {"decoder_decorrelation": 0.01}},
     "nested": {"architecture": "matryoshka", "d_sae": 48, "k": 4, "widths": [16, 48]},
     "routed": {"architecture": "routesae", "d_sae": 16, "k": 2},
 }  # fmt: skip
-"""Of the tiny run, whose d_in is 32: more latents than dimensions, as many, and fewer; a control of the first; one
+"""Of the tiny run, whose d_in is 32: more latents than dimensions, as many, and fewer; a control of the first; two
 that the run leaves out; a Matryoshka SAE; and a router, over two layers of the tiny GPT, whose d_in is 8."""
 
 

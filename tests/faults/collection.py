@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-from tests.faults import causing, judging, keeping, measuring, reading, training
+from tests.faults import causing, formulas, judging, keeping, measuring, reading, training
 
-FAULTS = (*reading.FAULTS, *training.FAULTS, *measuring.FAULTS, *causing.FAULTS, *keeping.FAULTS, *judging.FAULTS)
+FAULTS = (
+    *reading.FAULTS, *training.FAULTS, *formulas.FAULTS, *measuring.FAULTS, *causing.FAULTS, *keeping.FAULTS,
+    *judging.FAULTS,
+)  # fmt: skip
