@@ -184,6 +184,15 @@ def corpora(folder: Path) -> None:
     pd.DataFrame({"prompt": ["The museum opens at nine and closes at five on every day but Monday."]}).to_csv(prompts)
 
 
+def traced(folder: Path) -> None:
+    """Two worlds whose states are known, of few sequences: the traversals of graphs and the stack machine."""
+    parameters(folder)
+    sizes = {"model": 30, "train": 200, "validation": 30, "test": 60}
+    for world in ("graph", "stack"):
+        shutil.copy(ROOT / "subjects" / f"{world}.yaml", folder / "subjects")
+        scratch.edit(folder / "subjects" / f"{world}.yaml", lambda subject: subject["data"].update(sequences=sizes))
+
+
 def compared(folder: Path) -> None:
     """The evidence of two variants, of five seeds each, and the study that compares them."""
     parameters(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from reseed import ReseedError
 from reseed.artifacts import activations_dir, read_json, write_json
 from reseed.models.language import store_checkpoint
 from reseed.params import TRAINED, ModelFolder
@@ -112,6 +114,41 @@ def _stale_lock(_: Exhibit) -> None:
     Path("dvc.lock").write_text(f"{before}{path}{'f' * 32}{after[32:]}")
 
 
+def _reproduced() -> None:
+    """`dvc repro` with another parameter, as `reseed repro` runs it; its last line is the message if it fails."""
+    Path("params.yaml").write_text("toy:\n  n: 5\n")
+    done = toy.dvc(Path(), "repro")
+    if done.returncode:
+        raise ReseedError(done.stderr.strip().splitlines()[-1].removeprefix("ERROR: "))
+
+
+def _pull_in_the_middle(_: Exhibit) -> None:
+    """The stage stands for a queue: it pulls between its start and its end."""
+    pulled = 'pathlib.Path("src/score.py").open("a").write("# another line of code\\n")\nsize ='
+    Path("src/score.py").write_text(Path("src/score.py").read_text().replace("size =", pulled))
+
+
+def _audited_by_a_stranger() -> None:
+    """`reseed audit` in a clone of what is committed."""
+    git("clone", "-q", ".", "clone")
+    with contextlib.chdir("clone"):
+        audit()
+
+
+def _ignore_code(_: Exhibit) -> None:
+    Path(".gitignore").write_text("/data/\n/src/\n")
+    git("rm", "-rq", "--cached", "src")
+    git("commit", "-qam", "src is ignored")
+
+
+def _of_one_machine(_: Exhibit) -> None:
+    rows = Path("scratch/rows.txt").resolve()
+    rows.parent.mkdir()
+    rows.write_text("rows of this machine\n")
+    Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("[src/score.py,", f"[src/score.py, {rows},"))
+    dvc("repro")
+
+
 def _rot(_: Exhibit) -> None:
     shard = Path("data/toy/train-00000.bin")
     inode = shard.stat().st_ino
@@ -194,6 +231,27 @@ FAULTS = (
         "the lock names code that neither the workspace nor any revision has.",
         bases.project, _stale_lock, audit,
         r"lock dvc\.lock: of no known revision: score \(src/score\.py\)",
+    ),
+    Fault(
+        "pulled_while_it_ran", "HUSAI 1.4, 1.5.16", "Code that changed while it ran",
+        "The queues pulled new code between two of their steps: what had run was neither the old nor the new.",
+        "the code of a stage is changed between its start and its end.",
+        bases.project, _pull_in_the_middle, _reproduced,
+        r"src/score\.py: changed while score ran, allowed: the same from its start to its end; run it again",
+    ),
+    Fault(
+        "ignored_code", "HUSAI 1.4", "Code that nobody else has",
+        "`.gitignore` left out src/data/, and with it the code that made the data: it ran where it had been written.",
+        ".gitignore names the folder of the code, which is committed no more.",
+        bases.project, _ignore_code, _audited_by_a_stranger,
+        r"stale dvc\.lock: 2 of 2 stages are older than the workspace \(code 2\)",
+    ),
+    Fault(
+        "path_of_one_machine", "HUSAI 1.4, RL-Decoder 2.4.10", "A path of one machine",
+        "Models, activations and figures lay under absolute paths of one machine, in which no repository has a part.",
+        "a stage also depends on a file by its absolute path.",
+        bases.project, _of_one_machine, audit,
+        r"provenance dvc\.lock: not what the run facts say: score \(scratch/rows\.txt\)",
     ),
     Fault(
         "frozen_stage", "HUSAI 1.5.6", "A step that never runs again",

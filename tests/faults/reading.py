@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 from unittest.mock import patch
 
@@ -16,18 +19,21 @@ from torch import Tensor
 import reseed.activations.capture as capture_room
 import reseed.activations.language as language_room
 import reseed.models.transformer as transformer_room
+import reseed.subjects.states as states_room
 import reseed.text.alignment as alignment_room
+import reseed.text.traces as traces_room
 from reseed.activations.gaussian import gaussian_rows
 from reseed.activations.store import read_activations
 from reseed.activations.writer import ActivationWriter
 from reseed.artifacts import activations_dir, derive_seed, lm_dir, raw_dir, read_tensors, sha256, tokens_dir
-from reseed.params import SPLITS, TRAINED
+from reseed.params import SPLITS, TRAINED, load_traced
 from reseed.stability.checks import check_control, check_rows
 from reseed.subjects import overlap
 from reseed.subjects.corpora import write_corpus
 from reseed.subjects.sources import File
 from reseed.text.tokens import Tokens
-from reseed.text.traces import check_traced
+from reseed.text.traces import Traces, check_traced, read_traces
+from reseed.truth.known import check_known
 from tests.conftest import stage
 from tests.faults import bases
 from tests.faults.attempts import (
@@ -196,6 +202,34 @@ def _noise_in_the_models_place(exhibit: Exhibit) -> None:
     exhibit.stack.enter_context(patch.dict(NOISE_STAGE.__globals__, GAUSSIAN=TRAINED))
 
 
+@cache
+def _known(world: str) -> Callable[[], object]:
+    """A world is drawn and tokenised, and the stage truth asks whether it is known before it scores anything."""
+
+    def attempt() -> None:
+        run("download", world)()
+        run("tokenize", world)()
+        check_known(read_traces(tokens_dir(world)), load_traced(world).data, f"data/{world}")
+
+    return attempt
+
+
+def _without_a_seed(exhibit: Exhibit) -> None:
+    exhibit.replace(states_room, "Random", lambda _: Random())
+
+
+def _one_word_for_two(exhibit: Exhibit) -> None:
+    real = traces_room.tokenize_traces
+
+    def merged(raw: Path) -> Traces:
+        traces = real(raw)
+        one, other = (traces.vocabulary.index(word) for word in ("push 1", "push 2"))
+        splits = {split: torch.where(rows == other, one, rows) for split, rows in traces.splits.items()}
+        return dataclasses.replace(traces, splits=splits)
+
+    exhibit.replace(traces_room, "tokenize_traces", merged)
+
+
 def _repeat_eight_rows(_: Exhibit) -> None:
     rewrite_rows(lambda rows: rows | {"train": rows["train"][:8].repeat(100, 1)})
 
@@ -262,6 +296,22 @@ FAULTS = (
         "every raw answer is drawn at random.",
         bases.modular, _answered_by(_at_random), TOKENIZED_AND_TRAINED,
         r"the model did not generalise: validation accuracy # after 500 steps, allowed: at least #",
+    ),
+    Fault(
+        "graph_without_seed", "RL-Decoder 2.4.7", "A graph that is another one each time",
+        "The graph whose traversals were the data was drawn without a seed: no run could be repeated, and no state "
+        "looked up again.",
+        "the code that draws worlds makes a generator without their seed.",
+        bases.traced, _without_a_seed, _known("graph"),
+        r"data/graph: \d+ of the first 20 sequences of 'train' are others when they are drawn again with data\.seed 0",
+    ),
+    Fault(
+        "one_word_for_two_states", "RL-Decoder 2.3", "States that their encoding does not tell apart",
+        "The stack was encoded by sines of its depth, which gave different stacks one vector: what was to be found was "
+        "not in the input.",
+        "the code that tokenises gives two instructions one token.",
+        bases.traced, _one_word_for_two, _known("stack"),
+        r"data/stack: \d+ states at position \d+ stand behind tokens that stand before another state, too",
     ),
     Fault(
         "fifty_sequences", "RL-Decoder 2.3", "Fifty sequences",

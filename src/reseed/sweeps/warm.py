@@ -117,11 +117,26 @@ def _dvc(output: int, address: str) -> int:
 
 
 def dvc_with_forked_stages(arguments: Sequence[str]) -> int:
-    """DVC in this process, whose stages are forked from it; returns the exit code."""
+    """DVC in this process, whose stages are forked from it; returns the exit code.
+
+    DVC hashes what a stage depends on when it has run. Code that was pulled or edited in the meantime would be written
+    into the lock as that which ran: such a stage fails here.
+    """
     import dvc.stage.run
     from dvc.cli import main
+    from dvc.exceptions import DvcException
 
-    as_ever = dvc.stage.run._run
+    as_ever, whole = dvc.stage.run._run, dvc.stage.run.cmd_run
+
+    def unchanged(stage: Any, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
+        before = {} if dry else {str(dep): dep.get_hash().value for dep in stage.deps}
+        whole(stage, dry=dry, run_env=run_env)
+        for dep in stage.deps if before else ():
+            if dep.get_hash().value != before[str(dep)]:
+                raise DvcException(
+                    f"{dep}: changed while {stage.addressing} ran, allowed: the same from its start to its end; run "
+                    "it again"
+                )
 
     def run(executable: str, command: str, **settings: Any) -> None:
         if not command.startswith(STAGE):
@@ -136,7 +151,7 @@ def dvc_with_forked_stages(arguments: Sequence[str]) -> int:
         if code:
             raise dvc.stage.run.StageCmdFailedError(command, code)
 
-    dvc.stage.run._run = run
+    dvc.stage.run._run, dvc.stage.run.cmd_run = run, unchanged
     return int(main(list(arguments)))
 
 

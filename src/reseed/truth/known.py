@@ -19,8 +19,8 @@ def check_known(traces: Traces, data: TraceData, where: str) -> None:
 
     `where` names the traces.
     """
-    _check_drawn(traces, data, where)
     _check_told(traces, where)
+    _check_drawn(traces, data, where)
 
 
 def _check_drawn(traces: Traces, data: TraceData, where: str) -> None:
