@@ -9,14 +9,16 @@ import torch
 from sae_lens import SAE
 from torch import Tensor
 
+import reseed.interventions.latents as latents_room
 import reseed.interventions.readouts as readouts_room
+import reseed.interventions.run as run_room
 from reseed import ReseedError
-from reseed.interventions.edits import ablate
+from reseed.interventions.edits import ablate, interchange_subspace
 from reseed.interventions.hooks import Continuation, intervene, last_residual
 from reseed.interventions.protocol import LATENT
 from tests.faults import bases
 from tests.faults.museum import Exhibit, Fault
-from tests.interventions.builders import HOOK, reading_sae, true_sae, world
+from tests.interventions.builders import HOOK, random_sae, reading_sae, true_sae, world
 from tests.interventions.test_protocol import concepts, judged
 
 SEEDS, CONCEPT = 5, "bit_0=1"
@@ -62,6 +64,38 @@ def _inverted(exhibit: Exhibit) -> None:
     exhibit.replace(readouts_room, "auc", lambda values, on: real(-values, on))
 
 
+def _first_of_all(exhibit: Exhibit) -> None:
+    exhibit.replace(latents_room, "drawn", lambda among, draws, _: [int(among[0])] * draws)
+
+
+def _without_random_directions(exhibit: Exhibit) -> None:
+    real = run_room.measure
+
+    def alone(*arguments: Any) -> Any:
+        found = real(*arguments)
+        for effects in found.effect.values():
+            del effects["random_direction"]
+        return found
+
+    exhibit.replace(run_room, "measure", alone)
+
+
+def spanned() -> Tensor:
+    """What three latents span, as orthonormal rows."""
+    return torch.linalg.qr(random_sae(0).W_dec[:3].T).Q.T
+
+
+def _patched() -> None:
+    model, traces = world()
+    tokens = traces.splits["test"][:8].long()
+    source = torch.zeros(model.cfg.d_model)
+    intervene(model, tokens, HOOK, interchange_subspace(spanned(), source), torch.tensor([1]), [read_at()])
+
+
+def _oblique(exhibit: Exhibit) -> None:
+    exhibit.replace(sys.modules[__name__], "spanned", lambda: random_sae(0).W_dec[:3])
+
+
 def read_at() -> str:
     """Where the effect of an edit is read."""
     return last_residual(world()[0])
@@ -83,7 +117,7 @@ FAULTS = (
         "in the same noise.",
         "the code that goes on from an edited activation goes on from the unedited one.",
         bases.nothing, _edits_nothing, tested,
-        r"0 of 1 concepts pass: bit_0=1: the latents move its log-odds by 0 at a KL divergence of 0, .* by 0 \(p 1\)",
+        r"bit_0=1: the output is the same, bit for bit, after every edit in \d+ directions of up to 4 standard deviations",
     ),
     Fault(
         "latent_that_only_reads", "HUSAI 1.4, RL-Decoder 2.4.7", "A latent that follows a state and moves nothing",
@@ -92,6 +126,29 @@ FAULTS = (
         "the latents' encoders are as they were, and their decoder rows are directions that the model does not read.",
         bases.nothing, _reads_and_moves_nothing, tested,
         r"0 of 1 concepts pass: bit_0=1: the latents move its log-odds by # at a KL divergence of #, .* by # \(p 1\)",
+    ),
+    Fault(
+        "patch_without_random", "RL-Decoder 2.4.6", "A patch without a random one beside it",
+        "A patch of 128 features moved the answer in 21 of 24 layers by a little; no random subspace was patched, so "
+        "that nobody can say what any patch of that size would have done.",
+        "the code that measures edits leaves out what random directions do.",
+        bases.nothing, _without_random_directions, tested,
+        r"bit_0=1: the effect at equal norm stands without 'random_direction', allowed: beside every one of",
+    ),
+    Fault(
+        "latents_drawn_with_a_bias", "RL-Decoder 2.3", "Random latents that are not random",
+        "The dimensions of the causal test were sampled with a bias.",
+        "the code that draws random latents takes the first.",
+        bases.nothing, _first_of_all, tested,
+        r"random latents: 10 of them are drawn \[1000, 0, .* allowed: each about 100 times",
+    ),
+    Fault(
+        "patch_along_oblique_rows", "RL-Decoder 2.4.6", "A projection that is none",
+        "What was patched was D D^T of the difference, with decoder rows in D that are not orthogonal: no projection, "
+        "with a gain above one.",
+        "the span of three latents is given by their decoder rows as they are.",
+        bases.nothing, _oblique, _patched,
+        r"interchange of a subspace: found rows whose products are off those of orthonormal ones by #, allowed: at most",
     ),
     Fault(
         "polarity_inverted", "RL-Decoder 2.3", "A read-out with its sign turned",

@@ -615,15 +615,16 @@ FAULTS = (
     ),
     Fault(
         "phase_never_run", "RL-Decoder 2.3, 2.4.11", "A phase that was skipped",
-        "The second phase was never done, its number was given to another, and the programme went on as if it had been.",
+        "The second phase was never done, its number was given to another, and the programme went on as if it had "
+        "been.",
         "the phase still says go, and has no criteria.",
         reviewed, _edit("claims.yaml", "phases/first/criteria", {}), checked,
         r"phases\.first\.criteria: found .* allowed: ",
     ),
     Fault(
         "losses_compared", "RL-Decoder 2.4.9", "Losses of different data side by side",
-        "A loss of 7.07 beside one of 53.0 was called a phase transition: both were sums over batches and data of their "
-        "own size, and neither was over the variance.",
+        "A loss of 7.07 beside one of 53.0 was called a phase transition: both were sums over batches and data of "
+        "their own size, and neither was over the variance.",
         "the claim bounds the mean squared error of the SAEs.",
         world, _claimed(FOUND, statistic=None, metric="stability:trained/mse", unit="fraction",
                         tests=[{"figure": "value", "over": "each", "below": 7.07}]), judged,

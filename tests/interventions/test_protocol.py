@@ -13,10 +13,12 @@ import pytest
 import torch
 from sae_lens import SAE
 
+import reseed.interventions.latents as latents_room
 from reseed import ReseedError
 from reseed.interventions.concepts import Concept, concepts_of, traced_variables
 from reseed.interventions.edits import ablate, clamp, interchange_latent, interchange_subspace, steer
-from reseed.interventions.latents import Candidates
+from reseed.interventions.hooks import Continuation
+from reseed.interventions.latents import Candidates, check_drawing
 from reseed.interventions.protocol import (
     LATENT,
     Bench,
@@ -277,3 +279,44 @@ def test_a_seed_without_a_latent_moves_nothing() -> None:
     assert best.correlation == pytest.approx(np.corrcoef(acts, on.numpy())[0, 1])
     assert best.sigma == pytest.approx(acts.std())
     assert replace(trained, alive=np.zeros(len(trained.alive), bool)).best(on, everything) is None
+
+
+def test_a_projection_on_rows_that_are_not_orthonormal_is_refused() -> None:
+    """Unit rows that lie near each other: their B^T B has a gain above one."""
+    oblique = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.2, 0.0]]), dim=1)
+    assert torch.linalg.matrix_norm(oblique.T @ oblique, 2) > 1.9
+    with pytest.raises(ReseedError, match=r"off those of orthonormal ones by 0\.981, allowed: at most 0\.0001"):
+        interchange_subspace(oblique, torch.zeros(3))
+    interchange_subspace(torch.linalg.qr(oblique.T).Q.T, torch.zeros(3))
+
+
+def test_an_effect_without_its_random_control_is_refused() -> None:
+    one = [concept for concept in concepts() if concept.name == "bit_0=1"]
+    found = known()
+    (bit,) = one
+    made = bench(found, bit, read_outs_of(found, bit), [], options(), "world")
+    sae = Candidates.of(true_sae(0), found.train.residual)
+    on = bit.labels["train"][found.train_rows] == 1
+    others = dict.fromkeys(("frozen_sae", "random_model_sae", "untrained_sae"))
+    measured = [measure(made, sae.best(on, on | ~on), sae, others, options(), f"world/{seed}") for seed in range(3)]
+    assert causal_summary({bit.name: made}, {bit.name: measured}, {}, Groups(3), 0.95)["judged"] == 1
+    for each in measured:
+        del each.effect["norm"]["random_direction"]
+    with pytest.raises(ReseedError, match=r"bit_0=1: the effect at equal norm stands without 'random_direction'"):
+        causal_summary({bit.name: made}, {bit.name: measured}, {}, Groups(3), 0.95)
+
+
+def test_random_latents_are_drawn_without_preference(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_drawing()
+    monkeypatch.setattr(latents_room, "drawn", lambda among, draws, _: [int(among[0])] * draws)
+    with pytest.raises(ReseedError, match=r"10 of them are drawn \[1000, 0, .*, allowed: each about 100 times"):
+        check_drawing()
+
+
+def test_edits_that_edit_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Continuation.__call__
+    monkeypatch.setattr(
+        Continuation, "__call__", lambda self, edited, final=False: real(self, 0 * edited + self.residual, final)
+    )
+    with pytest.raises(ReseedError, match=r"bit_0=1: the output is the same, bit for bit, after every edit"):
+        judged(true_sae, 3, [one for one in concepts() if one.name == "bit_0=1"])

@@ -8,9 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from sae_lens import SAE
 from torch import Tensor
 
+from reseed import ReseedError
+
+ORTHONORMAL = 1e-4
+"""Largest deviation of the products of basis rows from those of orthonormal ones, in float32."""
 Edit = Callable[[Tensor], Tensor]
 
 
@@ -51,5 +56,13 @@ def interchange_subspace(basis: Tensor, source: Tensor) -> Edit:
     """The projection on orthonormal rows, basis [k, d_in], is that of `source` [..., d_in].
 
     x + (source - x) B^T B: the intervention of distributed alignment search (Geiger et al. 2023, arXiv 2303.02536).
+    Raises ReseedError for rows that are not orthonormal, whose B^T B is no projection: it moves x too far.
     """
+    gram = basis.detach() @ basis.detach().T
+    off = float((gram - torch.eye(len(gram), device=gram.device)).abs().max())
+    if not off <= ORTHONORMAL:
+        raise ReseedError(
+            f"interchange of a subspace: found rows whose products are off those of orthonormal ones by {off:.3g}, "
+            f"allowed: at most {ORTHONORMAL:g}"
+        )
     return lambda x: x + (source - x) @ basis.T @ basis

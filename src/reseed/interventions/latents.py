@@ -9,14 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from sae_lens import SAE
+from scipy.stats import chisquare
 from torch import Tensor
 
+from reseed import ReseedError
+from reseed.artifacts import generator
 from reseed.matching import Array
 from reseed.stability.activity import encode
 from reseed.stability.statistics import standardised
 
 NEIGHBOURS = 8
 """A random latent of equal frequency is one of so many that fire nearly as often."""
+DRAWN, LEAST_P = 10, 1e-6
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,25 @@ class Candidates:
     def _drawn(self, among: NDArray[np.intp], draws: int, random: torch.Generator) -> Tensor:
         if not len(among):
             return torch.zeros(draws, self.sae.W_dec.shape[1])
-        order = torch.randperm(len(among), generator=random)
-        rows: Tensor = self.sae.W_dec[[int(among[order[i % len(among)]]) for i in range(draws)]]
+        rows: Tensor = self.sae.W_dec[drawn(among, draws, random)]
         return rows
+
+
+def drawn(among: NDArray[np.intp], draws: int, random: torch.Generator) -> list[int]:
+    """So many of some latents, each equally likely and none twice before all have been."""
+    order = torch.randperm(len(among), generator=random)
+    return [int(among[order[i % len(among)]]) for i in range(draws)]
+
+
+def check_drawing() -> None:
+    """Raise ReseedError if `drawn` prefers some latents: a test against chosen controls says nothing of others.
+
+    Pearson's chi-square test of a thousand first draws, whose outcome is the same at every run.
+    """
+    random = generator("causal", "drawing")
+    counts = np.bincount([drawn(np.arange(DRAWN), 1, random)[0] for _ in range(100 * DRAWN)], minlength=DRAWN)
+    if (p := float(chisquare(counts).pvalue)) < LEAST_P:
+        raise ReseedError(
+            f"random latents: {DRAWN} of them are drawn {counts.tolist()} times (p {p:.2g}), allowed: each about 100 "
+            f"times (p {LEAST_P:g} or more)"
+        )

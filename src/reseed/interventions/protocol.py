@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformer_lens import HookedTransformer
 
+from reseed import ReseedError
 from reseed.artifacts import generator
 from reseed.interventions.concepts import LEAST_ROWS, Concept
 from reseed.interventions.das import fit_subspace
@@ -274,7 +275,7 @@ def measure(
 
     others: the latent that each of NULL_SAES has for the concept. Steering is x + dose * sigma * unit direction, sigma
     that of the latent for every control ("norm"), or times a factor by which the control has the KL divergence that the
-    latent has at +-matched_dose ("kl").
+    latent has at +-matched_dose ("kl"). Raises ReseedError if no edit changes anything.
     """
     if chosen is None:
         nothing = dict.fromkeys((LATENT, *NULLS, *REFERENCES), 0.0)
@@ -293,6 +294,11 @@ def measure(
     directions = torch.cat(list(groups.values()))
     doses = signed_doses(options)
     response = respond(one, _steered(one, directions, chosen.sigma * doses))
+    if chosen.sigma > 0 and not response.kl.any():
+        raise ReseedError(
+            f"{one.concept.name}: the output is the same, bit for bit, after every edit in {len(directions)} directions "
+            f"of up to {options.doses[-1]:g} standard deviations, allowed: edits that edit"
+        )
     change = response.change.unflatten(0, (len(names), len(doses)))
     at = [int((doses == sign * options.matched_dose).nonzero()) for sign in (-1, 1)]
     kl = response.kl.unflatten(0, (len(names), len(doses)))[:, at].mean(1)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, t
 
+from reseed import ReseedError
 from reseed.interventions.protocol import LATENT, NULL_SAES, NULLS, REFERENCES, Bench, Measured
 from reseed.stability.comparison import holm
 from reseed.stability.jackknife import Estimate, Groups, mean_over_seeds
@@ -65,6 +66,7 @@ def causal_summary(
     they are directions that were found with the labels. mean: of all concepts together; it passes by the same rule on
     their mean effects, at 1 - confidence, and is not one of the corrected ones.
     """
+    _check_controls(measured)
     against = [null for null in NULLS if null not in NULL_SAES]
     beyond = {name: margins(one, LATENT, NULLS, tuple(one[0].effect)) for name, one in measured.items()}
     p = {name: p_beyond(one, groups) for name, one in beyond.items()}
@@ -104,6 +106,17 @@ def causal_summary(
         p_mean = p_beyond(_mean_margins(list(beyond.values())), groups)
         content["mean"] |= {"p": p_mean, "passes": int(p_mean < level)}
     return content
+
+
+def _check_controls(measured: Mapping[str, Sequence[Measured]]) -> None:
+    """Raise ReseedError unless every effect stands beside that of every control."""
+    for name, found in measured.items():
+        for kind, effects in ((kind, effects) for each in found for kind, effects in each.effect.items()):
+            if missing := {*NULLS, *REFERENCES} - effects.keys():
+                raise ReseedError(
+                    f"{name}: the effect at equal {kind} stands without {sorted(missing)[0]!r}, allowed: beside every "
+                    f"one of {', '.join((*NULLS, *REFERENCES))}"
+                )
 
 
 def _by_read_out(one: Bench, found: Sequence[Measured], groups: Groups) -> dict[str, float]:

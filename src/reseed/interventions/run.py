@@ -18,7 +18,7 @@ from reseed.activations.store import Activations
 from reseed.artifacts import generator, read_json
 from reseed.interventions.concepts import Concept
 from reseed.interventions.hooks import entry_layer, last_residual
-from reseed.interventions.latents import Candidates
+from reseed.interventions.latents import Candidates, check_drawing
 from reseed.interventions.protocol import Bench, Ground, Measured, bench, ground, judges_of, measure, read_outs_of
 from reseed.interventions.readouts import ReadOut
 from reseed.models.transformer import load_transformer, weights_sha256
@@ -118,6 +118,7 @@ def run_protocol(
 
     saes: of every seed in order, on the training rows of `found`. bar: a progress bar, one step a concept.
     """
+    check_drawing()
     available = {concept.name: read_outs_of(found, concept) for concept in concepts}
     judges = {name: judges for name, some in available.items() if (judges := judges_of(some, options))}
     untold = {name: {one.kind: one.auc for one in some} for name, some in available.items() if name not in judges}
