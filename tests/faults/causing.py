@@ -117,7 +117,7 @@ FAULTS = (
         "in the same noise.",
         "the code that goes on from an edited activation goes on from the unedited one.",
         bases.nothing, _edits_nothing, tested,
-        r"bit_0=1: the output is the same, bit for bit, after every edit in \d+ directions of up to 4 standard deviations",
+        r"bit_0=1: the output is the same, bit for bit, after every edit in \d+ directions of up to 4 standard devia",
     ),
     Fault(
         "latent_that_only_reads", "HUSAI 1.4, RL-Decoder 2.4.7", "A latent that follows a state and moves nothing",
@@ -148,7 +148,7 @@ FAULTS = (
         "with a gain above one.",
         "the span of three latents is given by their decoder rows as they are.",
         bases.nothing, _oblique, _patched,
-        r"interchange of a subspace: found rows whose products are off those of orthonormal ones by #, allowed: at most",
+        r"interchange of a subspace: found rows whose products are off those of orthonormal ones by #, allowed: at m",
     ),
     Fault(
         "polarity_inverted", "RL-Decoder 2.3", "A read-out with its sign turned",

@@ -296,8 +296,8 @@ def measure(
     response = respond(one, _steered(one, directions, chosen.sigma * doses))
     if chosen.sigma > 0 and not response.kl.any():
         raise ReseedError(
-            f"{one.concept.name}: the output is the same, bit for bit, after every edit in {len(directions)} directions "
-            f"of up to {options.doses[-1]:g} standard deviations, allowed: edits that edit"
+            f"{one.concept.name}: the output is the same, bit for bit, after every edit in {len(directions)} "
+            f"directions of up to {options.doses[-1]:g} standard deviations, allowed: edits that edit"
         )
     change = response.change.unflatten(0, (len(names), len(doses)))
     at = [int((doses == sign * options.matched_dose).nonzero()) for sign in (-1, 1)]
