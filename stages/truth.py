@@ -154,8 +154,9 @@ def _planes(
     detected = detect_by_arm(judged, own, others, concepts, beside, settings.permutations, key)
     probes = linear_probes(fitted, test, concepts)
     scores = score_planes(
-        judged, waves, of_control, r2, settings.min_fourier_r2, again, detected, concepts, probes, beside, options, key
-    )
+        judged, waves, of_control, r2, settings.min_fourier_r2, again, detected, concepts, probes, (own, others),
+        beside, options, key,
+    )  # fmt: skip
     return scores, fitted, test
 
 

@@ -20,12 +20,14 @@ from reseed.interventions.edits import ablate, clamp, interchange_latent, interc
 from reseed.interventions.hooks import Continuation
 from reseed.interventions.latents import Candidates, check_drawing
 from reseed.interventions.protocol import (
+    EDITS,
     LATENT,
     Bench,
     Ground,
     Response,
     _unmatched,
     bench,
+    factors_at,
     ground,
     judges_of,
     measure,
@@ -124,6 +126,11 @@ def test_a_true_direction_passes_as_predicted() -> None:
         assert one["clamp"]["value"] > 1
         assert one["interchange"]["value"] > 4 * abs(one["interchange_random"]["value"])
         assert one["interchange_das_1"]["value"] > 0.8 * one["interchange"]["value"]
+        # other bits move the output as much at equal KL divergence, and this bit not at all
+        assert one["edits_kl_unmatched"]["value"] < 0.1
+        assert max(one[f"{edit}_p"] for edit in EDITS) < 0.05
+        for edit in EDITS:
+            assert abs(one[f"{edit}_random_latent_kl"]["value"]) < 0.5 * one[edit]["value"]
     assert found["sign_p_floor"] == 1 / 1024
     assert found["sign_p_floor_holm"] == 7 / 1024
     assert found["null_saes"] == {LATENT: BITS, "frozen_sae": 0, "random_model_sae": 0, "untrained_sae": 0}
@@ -170,6 +177,8 @@ def test_null_saes_and_dead_latents_fail(make: Callable[[int], SAE[Any]], alive:
     assert found["judged"] == 2
     assert found["null_saes"]["latent"] == 0
     assert found["mean"]["passes"] == 0
+    p = [one[f"{edit}_p"] for one in found["concepts"].values() for edit in EDITS if f"{edit}_p" in one]
+    assert min(p, default=1.0) > 0.05
 
 
 def test_the_edits_are_what_they_are_called() -> None:
@@ -279,6 +288,27 @@ def test_a_seed_without_a_latent_moves_nothing() -> None:
     assert best.correlation == pytest.approx(np.corrcoef(acts, on.numpy())[0, 1])
     assert best.sigma == pytest.approx(acts.std())
     assert replace(trained, alive=np.zeros(len(trained.alive), bool)).best(on, everything) is None
+
+
+def test_factors_bring_a_rising_function_to_its_target() -> None:
+    scales = torch.tensor([0.5, 1.0, 4.0])
+    found = factors_at(lambda factors: scales * factors**2, 3, 2.0)
+    assert found.tolist() == pytest.approx([2.0, 2**0.5, 2**-0.5], rel=0.02)
+
+
+def test_a_control_at_equal_divergence_has_the_divergence_of_the_latents_edit() -> None:
+    """Of a clamp, done again by hand: along another bit by the factor of that bisection, the KL is the latent's."""
+    made, sae = bench_of("bit_0=1"), true_sae(0)
+    residual = made.rest.residual
+    own = respond(made, clamp(sae, 0, 2.0)(residual)[None])
+    moved = clamp(sae, 0, 2.0, sae.W_dec[1])(residual) - residual
+
+    def kl(factors: torch.Tensor) -> torch.Tensor:
+        return respond(made, residual + factors[:, None, None] * moved).kl
+
+    with torch.no_grad():
+        factor = factors_at(kl, 1, float(own.kl[0]))
+        assert float(kl(factor)[0]) == pytest.approx(float(own.kl[0]), rel=0.03)
 
 
 def test_a_projection_on_rows_that_are_not_orthonormal_is_refused() -> None:

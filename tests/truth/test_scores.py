@@ -215,6 +215,18 @@ def test_seeds_are_left_out_of_a_figure_and_its_null_together() -> None:
     assert not figure([0.5, 0.6, 0.7], Groups(3), {"untrained": [0.4, 0.9, 0.3]}).exceeds_nulls(0.95)
 
 
+def test_of_faults_fewer_is_better() -> None:
+    seeds = {"untrained": [5.0, 6.0, 7.0], "control": [9.0, 9.0, 10.0]}
+    found = figure([2.0, 3.0, 4.0], Groups(3), seeds, more_is_better=False)
+    shown = found.shown(0.95)
+    assert shown["margin"] == {"value": 3, "low": 3, "high": 3, "over": "untrained"}
+    assert (shown["exceeds_nulls"], shown["fewer_is_better"]) == (1, 1)
+    assert "fewer_is_better" not in figure([2.0, 3.0, 4.0], Groups(3), seeds).shown(0.95)
+    more = figure([5.0, 6.0, 7.0], Groups(3), {"untrained": [5.0, 6.0, 6.0]}, more_is_better=False)
+    assert more.shown(0.95)["exceeds_nulls"] == 0
+    assert more.shown(0.95)["margin"]["value"] == pytest.approx(-1 / 3)
+
+
 P, WAVES = 23, (3, 7)
 
 
@@ -294,7 +306,9 @@ def score_of_planes(
     probes = linear_probes(*(one.double().numpy() for one in read.values()), concepts)
     detected = detect_by_arm(subject, read, read, concepts, beside, 19, "addition")
     r2 = (waves.r2(rows, answers), 0.0)
-    return score_planes(subject, waves, waves, r2, 0.5, waves, detected, concepts, probes, beside, OPTIONS, "addition")
+    return score_planes(
+        subject, waves, waves, r2, 0.5, waves, detected, concepts, probes, (read, read), beside, OPTIONS, "addition"
+    )
 
 
 def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wrong(tmp_path: Path) -> None:
@@ -306,6 +320,10 @@ def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wron
         assert set(right.figures[name].nulls) == {"untrained", "control", "isotropic", "covariance"}
     assert right.latents["correct"].all()
     assert right.figures["planes"].peers["held_out_planes"] == 1
+    # splitting is of the answers, each of which no six latents tell alone
+    assert right.figures["latents_per_concept"].value.value >= 1
+    assert set(right.figures["split_concepts"].nulls) == {"untrained", "control"}
+    assert right.figures["f1_best_5"].peers["linear_probe"] > right.figures["f1_best_5"].value.value - 0.05
     rules = {"fourier_r2": 0.9, "planes": 0.9, "correct": 0.9}
     assert decide(rules, right.figures, 0.5, 0.95)["go"] == 1
     across = unit_rows(np.vstack([basis[0] + basis[1], basis[0] - basis[1]] * 3))

@@ -377,7 +377,10 @@ def _correctness(case: Case) -> tuple[str, str]:
             return NOT_TESTABLE, f"{where}: it has no {path}: the figure stands beside no null"
         margin = bounds(content, path, where, units, options.confidence)
         figure, over = path.split("/")[1], at(content, f"{path}/over", where)
-        return _beyond(margin, 0, case, f"truth: {figure} less that of its strictest null ({over})")
+        said = f"{figure} less that of its strictest null ({over})"
+        if has(content, f"figures/{figure}/fewer_is_better"):
+            said = f"{figure} of its strictest null ({over}) less its own"
+        return _beyond(margin, 0, case, f"truth: {said}")
     if not has(case.stability, f"{TRAINED}/recovery/gt_mcc"):
         return NOT_TESTABLE, f"{case.where('stability')}: the features of this subject are not known"
     found = bounds(

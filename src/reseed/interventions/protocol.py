@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -41,6 +41,9 @@ NULLS = ("random_direction", "random_latent", "shuffled_decoder", "pca", "neuron
 """Controls that a latent must be beyond."""
 REFERENCES = ("difference_of_means", "das")
 """Directions found with the labels: what supervision reaches."""
+EDITS = ("ablation", "clamp", "interchange")
+EDIT_NULLS = {"shuffled": "shuffled_decoder", "random": "random_direction", "random_latent": "random_latent"}
+"""Controls of these edits, by what their figures are called."""
 DOUBLINGS, HALVINGS = 5, 9
 """A control is scaled to a KL divergence by a factor between 2^-5 and 2^5, bisected so often."""
 
@@ -353,11 +356,22 @@ def _steered(one: Bench, directions: Tensor, amounts: Tensor) -> Tensor:
 
 def scale_to_kl(one: Bench, directions: Tensor, amount: float, target: float) -> Tensor:
     """Factors [n] by which steps of +-amount along directions [n, d_in] have the mean KL divergence `target`."""
-    low, high = torch.full((len(directions),), -float(DOUBLINGS)), torch.full((len(directions),), float(DOUBLINGS))
+    amounts = torch.tensor([-amount, amount])
+
+    def kl(factors: Tensor) -> Tensor:
+        moved = respond(one, _steered(one, directions * factors[:, None], amounts))
+        both: Tensor = moved.kl.unflatten(0, (len(directions), 2))
+        return both.mean(1)
+
+    return factors_at(kl, len(directions), target)
+
+
+def factors_at(kl: Callable[[Tensor], Tensor], n: int, target: float) -> Tensor:
+    """Factors [n] at which the rising function `kl` of them has the value `target` everywhere."""
+    low, high = torch.full((n,), -float(DOUBLINGS)), torch.full((n,), float(DOUBLINGS))
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        kl = respond(one, _steered(one, directions * middle.exp2()[:, None], torch.tensor([-amount, amount]))).kl
-        below = kl.unflatten(0, (len(directions), 2)).mean(1) < target
+        below = kl(middle.exp2()) < target
         low, high = torch.where(below, middle, low), torch.where(below, high, middle)
     return ((low + high) / 2).exp2()
 
@@ -427,36 +441,51 @@ def _accuracy(one: Bench, matched: Response, names: list[str]) -> dict[str, floa
 
 @torch.no_grad()
 def _other_edits(one: Bench, chosen: Chosen, groups: Mapping[str, Tensor]) -> dict[str, float]:
-    """Ablation where the concept is on and the latent fires, clamping where it is off, interchange of the two sides."""
+    """Ablation where the concept is on and the latent fires, clamping where it is off, interchange of the two sides.
+
+    Each beside the same edit along other directions: of equal size, and (`_kl`) of the size at which the output's mean
+    KL divergence is that of the latent's edit. edits_kl_unmatched: the share of these that no size makes so.
+    """
     residual, on = one.rest.residual, one.on
     clean = one.read_out(one.clean_logits, one.clean_final)
     fires = chosen.sae.encode(residual)[:, chosen.latent] > 0
+    source = _other_side(on)
+    patched, both = residual[source], torch.ones_like(on)
     found: dict[str, float] = {}
+    unmatched: list[Tensor] = []
 
-    def score(label: str, edit: Edit, rows: Tensor, towards: Tensor) -> None:
+    def score(label: str, change: Tensor, rows: Tensor, towards: Tensor) -> None:
         """Change towards a state [rows] of the rows, and the share whose read-out is on that side afterwards."""
-        if not rows.any():
-            return
-        change = respond(one, edit(residual)[None]).change[0]
         sign = torch.where(towards, 1.0, -1.0)
         found[label] = float((change * sign)[rows].mean())
         found[f"{label}_flipped"] = float(((clean + change) * sign > 0)[rows].double().mean())
 
-    along = {
-        "": None,
-        "_shuffled": groups["shuffled_decoder"][0],
-        "_random": groups["random_direction"][0],
-        "_random_latent": groups["random_latent"][0],
+    latent, sae = chosen.latent, chosen.sae
+    edits: dict[str, tuple[Callable[[Tensor | None], Edit], Tensor, Tensor]] = {
+        "ablation": (lambda along: ablate(sae, latent, along), on & fires, torch.zeros_like(on)),
+        "clamp": (lambda along: clamp(sae, latent, chosen.on_value, along), ~on, both),
+        "interchange": (lambda along: interchange_latent(sae, latent, patched, along), both, on[source]),
     }
-    for suffix, direction in along.items():
-        score(f"ablation{suffix}", ablate(chosen.sae, chosen.latent, direction), on & fires, torch.zeros_like(on))
-        score(f"clamp{suffix}", clamp(chosen.sae, chosen.latent, chosen.on_value, direction), ~on, torch.ones_like(on))
-    source = _other_side(on)
-    both = torch.ones_like(on)
-    patched = residual[source]
-    for suffix, direction in along.items():
-        edit = interchange_latent(chosen.sae, chosen.latent, patched, direction)
-        score(f"interchange{suffix}", edit, both, on[source])
+    others = torch.stack([groups[null][0] for null in EDIT_NULLS.values()])
+    for name, (edit, rows, towards) in edits.items():
+        if not rows.any():
+            continue
+        own = respond(one, edit(None)(residual)[None])
+        score(name, own.change[0], rows, towards)
+        moved = torch.stack([edit(direction)(residual) - residual for direction in others])
+
+        def along_others(factors: Tensor, moved: Tensor = moved) -> Response:
+            return respond(one, residual + factors[:, None, None] * moved)
+
+        target = float(own.kl[0])
+        at_norm = along_others(torch.ones(len(others)))
+        at_kl = along_others(factors_at(lambda factors, of=along_others: of(factors).kl, len(others), target))  # type: ignore[misc]
+        unmatched.append(~((at_kl.kl - target).abs() < 0.1 * target))
+        for place, suffix in enumerate(EDIT_NULLS):
+            score(f"{name}_{suffix}", at_norm.change[place], rows, towards)
+            score(f"{name}_{suffix}_kl", at_kl.change[place], rows, towards)
+    if unmatched:
+        found["edits_kl_unmatched"] = float(torch.cat(unmatched).double().mean())
     bases = {
         "_direction": normalize(chosen.direction, dim=0)[None],
         "_pca": one.supervised["pca"],
@@ -465,7 +494,12 @@ def _other_edits(one: Bench, chosen: Chosen, groups: Mapping[str, Tensor]) -> di
         **{f"_das_{k}": basis for k, basis in one.bases.items()},
     }
     for suffix, basis in bases.items():
-        score(f"interchange{suffix}", interchange_subspace(basis, patched), both, on[source])
+        score(
+            f"interchange{suffix}",
+            respond(one, interchange_subspace(basis, patched)(residual)[None]).change[0],
+            both,
+            on[source],
+        )
     return found
 
 

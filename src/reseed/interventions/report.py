@@ -10,7 +10,16 @@ import numpy as np
 from scipy.stats import binomtest, t
 
 from reseed import ReseedError
-from reseed.interventions.protocol import LATENT, NULL_SAES, NULLS, REFERENCES, Bench, Measured
+from reseed.interventions.protocol import (
+    EDIT_NULLS,
+    EDITS,
+    LATENT,
+    NULL_SAES,
+    NULLS,
+    REFERENCES,
+    Bench,
+    Measured,
+)
 from reseed.stability.comparison import holm
 from reseed.stability.jackknife import Estimate, Groups, mean_over_seeds
 from reseed.stability.report import with_interval
@@ -147,12 +156,28 @@ def _concept(one: Bench, found: Sequence[Measured], groups: Groups, confidence: 
             content[figure] = with_interval(
                 mean_over_seeds([each.figures[figure] for each in found], groups), confidence
             )
+    content |= {f"{edit}_p": p for edit in EDITS if (p := _p_of_edit(found, edit, groups)) is not None}
     for kind in found[0].effect:
         content[f"effect_at_equal_{kind}"] = {
             name: with_interval(mean_over_seeds([each.effect[kind][name] for each in found], groups), confidence)
             for name in (LATENT, *NULLS, *REFERENCES)
         }
     return content
+
+
+def _p_of_edit(found: Sequence[Measured], edit: str, groups: Groups) -> float | None:
+    """p that an ablation, clamp or interchange moves more than every control of equal norm and of equal KL divergence;
+    None where a seed has no such edit."""
+    if not all(edit in each.figures for each in found):
+        return None
+    return p_beyond(
+        {
+            f"{null}{kl}": [each.figures[edit] - abs(each.figures[f"{edit}_{null}{kl}"]) for each in found]
+            for null in EDIT_NULLS
+            for kl in ("", "_kl")
+        },
+        groups,
+    )
 
 
 def _figure(each: Measured, name: str) -> float:

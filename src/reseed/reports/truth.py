@@ -82,9 +82,10 @@ def scores(truth: Mapping[str, Any]) -> list[str]:
 
 
 def strictest(figure: Mapping[str, Any]) -> str | None:
-    """The null that is hardest to exceed; None without any, and where less is better."""
+    """The null that is hardest to exceed, or to stay below where fewer is better; None without any."""
     nulls = figure.get("nulls", {}) if "exceeds_nulls" in figure else {}
-    return max(nulls, key=lambda name: nulls[name]) if nulls else None
+    hardest = min if figure.get("fewer_is_better") else max
+    return hardest(nulls, key=lambda name: nulls[name]) if nulls else None
 
 
 def named(null: str, truth: Mapping[str, Any]) -> str:

@@ -14,33 +14,36 @@ from reseed.stability.report import with_interval
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure over seeds. nulls: what it must exceed; peers: what else reaches which value on the same rows."""
+    """A figure over seeds. nulls: what it must exceed; peers: what else reaches which value on the same rows.
+
+    more_is_better: False of a count of faults, which must lie below its nulls.
+    """
 
     value: Estimate
     nulls: dict[str, Estimate] = field(default_factory=dict)
     peers: dict[str, float] = field(default_factory=dict)
     more_is_better: bool = True
 
-    def exceeds_nulls(self, confidence: float) -> bool:
-        """Whether the interval of the difference to every null lies above 0; False without a null.
+    def margins(self) -> dict[str, Estimate]:
+        """By how much it is better than each null; units are left out of the figure and of its null together."""
+        better = (self.value - null if self.more_is_better else null - self.value for null in self.nulls.values())
+        return dict(zip(self.nulls, better, strict=True))
 
-        Units are left out of the figure and of its null together.
-        """
-        excess = [(self.value - null).interval(confidence)[0] for null in self.nulls.values()]
-        return bool(excess) and min(excess) > 0
+    def exceeds_nulls(self, confidence: float) -> bool:
+        """Whether the interval of its margin over every null lies above 0; False without a null."""
+        lows = [margin.interval(confidence)[0] for margin in self.margins().values()]
+        return bool(lows) and min(lows) > 0
 
     def shown(self, confidence: float) -> dict[str, Any]:
         """As it stands in truth.json."""
         content = with_interval(self.value, confidence)
         if self.nulls:
             content["nulls"] = {name: null.value for name, null in self.nulls.items()}
-            if self.more_is_better:
-                over, excess = min(
-                    ((name, self.value - null) for name, null in self.nulls.items()),
-                    key=lambda one: one[1].interval(confidence)[0],
-                )
-                content["margin"] = with_interval(excess, confidence) | {"over": over}
-                content["exceeds_nulls"] = int(self.exceeds_nulls(confidence))
+            over, margin = min(self.margins().items(), key=lambda one: one[1].interval(confidence)[0])
+            content["margin"] = with_interval(margin, confidence) | {"over": over}
+            content["exceeds_nulls"] = int(self.exceeds_nulls(confidence))
+            if not self.more_is_better:
+                content["fewer_is_better"] = 1
         return content | ({"peers": self.peers} if self.peers else {})
 
 

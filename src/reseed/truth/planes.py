@@ -21,7 +21,7 @@ from reseed.truth.concepts import Concepts
 from reseed.truth.detection import Probed
 from reseed.truth.figures import Figure, constant, figure
 from reseed.truth.peers import Peer
-from reseed.truth.states import Detected, latent_rows
+from reseed.truth.states import Detected, Rows, latent_rows, split_and_absorbed
 from reseed.truth.subject import Judged, Scores, decoder_of
 
 FIGURES = ("plane_cosine", "planes", "correct")
@@ -127,6 +127,7 @@ def score_planes(
     detected: Detected,
     answers: Concepts,
     probes: list[Probed],
+    rows: tuple[Rows, Rows],
     peers: dict[str, Peer],
     options: Stability,
     key: str,
@@ -136,14 +137,16 @@ def score_planes(
     of_control: the waves of the rows that the control SAEs read. r2: of the held-out rows, by the model's waves and by
     those of the control's rows; below `least_r2` there is no such truth, and nothing is scored. again: the waves of the
     test rows, whose planes are the ceiling. detected: the answers by single latents, which planes do not tell: a latent
-    for every answer is a detector of it, and lies across all planes; probes: of the whole row, its ceiling.
+    for every answer is a detector of it, and lies across all planes; probes: of the whole row, its ceiling. rows: what
+    the SAEs and those of the control read; splitting and absorption are of the answers, too.
     """
     groups = judged.groups
     figures = {name: found for name, found in detected.figures(groups, probes, answers).items() if name != "correct"}
+    figures |= split_and_absorbed(detected, *rows, probes, answers, peers, groups).figures
     figures["fourier_r2"] = Figure(constant(r2[0], groups), {"control": constant(r2[1], groups)})
     facts: dict[str, Any] = {
         "truth": "planes",
-        "detected": "coverage, recall, purity, enrichment and monosemanticity are of the answers",
+        "detected": "coverage, recall, purity, enrichment, monosemanticity, splitting, absorption are of the answers",
         "frequencies": list(waves.frequencies),
         "testable": int(r2[0] >= least_r2 and len(waves.frequencies) > 0),
     }

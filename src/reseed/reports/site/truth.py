@@ -209,7 +209,7 @@ def _every_figure(page: Page, file: str) -> Table:
         ]
         for figure, one in content["figures"].items()
     ]  # fmt: skip
-    note = f"{SEEDS} Neither yes nor no: a figure without a null, or one of which less is better."
+    note = f"{SEEDS} Neither yes nor no: a figure without a null. Splitting and absorption exceed one from below."
     header = ["figure", "value", "exceeds nulls", "nulls (the strictest in bold)", "peers"]
     return Table(f"Against {truth.known(content)}", header, rows, note)
 
