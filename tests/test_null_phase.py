@@ -16,6 +16,7 @@ SHAPE = {"architecture": "topk", "d_sae": 64, "k": 6}
 VARIANTS = {"real": SHAPE, "frozen": SHAPE | {"soft_frozen": 0.8}}
 SAE = {"batch_size": 128, "warm_up_steps": 10, "max_steps": 2500, "check_every": 50, "min_steps": 1000}
 RULES = {"coverage": 0.3, "fidelity": 0.5}
+CLAIMS = ("walker-states-told", "walker-latents-pure")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edit(path / "params.yaml", lambda content: content["train"].update(seeds=[0, 1, 2]))
     edit(path / "params.yaml", lambda content: content["causal"].update(concepts=6, rows=64, probe_rows=1500))
     edit(path / "params.yaml", lambda content: content["causal"]["das"].update(steps=20))
+    said = (ROOT / "studies/walker/claims.yaml").read_text().replace("world-topk-8", "real")
+    (path / "claims.yaml").write_text(said.replace("minimum_seeds: 5", "minimum_seeds: 3").replace("{k: 8}", "{k: 6}"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(path)
         for name in ("download", "tokenize", "model"):
@@ -55,10 +58,13 @@ def phase(lr: float) -> dict[str, Any]:
     stage("stability")("walker", "real", "random_model", "random_model")
     stage("truth")("walker", "real", "random_model")
     stage("causal")("walker", "real", "frozen")
+    for claim in CLAIMS:
+        stage("claims")("claims.yaml", claim)
     found = {
         name: read_json(metrics_dir("walker", "real") / f"{name}.json") for name in ("stability", "truth", "causal")
     }
     seeds = [read_json(sae_dir("walker", "real") / f"seed_{seed}" / "metrics.json") for seed in (0, 1, 2)]
+    found["claims"] = {name: read_json(Path("metrics/claims") / f"{name}.json") for name in CLAIMS}
     table = pd.read_parquet(metrics_dir("walker", "real") / "tables" / "latents.parquet")
     return found | {"seeds": seeds, "latents": table[(table["arm"] == "trained") & table["alive"]]}
 
@@ -85,6 +91,8 @@ def test_a_null_sae_is_rejected_at_every_gate(project: Path, monkeypatch: pytest
     # P(correct) of its latents is no higher than that of the control's; for wrong because stable nobody could take it
     correct = null["stability"]["reliability"]["mean_p_correct"]
     assert correct["low"] < correct["random_model"] < 0.1
+    # the detector has nothing to alarm of: wrong because stable is only what agrees
+    assert null["stability"]["reliability"]["stable_and_wrong"]["alarm"] == 0
     # truth: no figure exceeds what an untrained SAE has, which it is
     rules = null["truth"]["phase"]["rules"]
     assert null["truth"]["phase"]["go"] == 0
@@ -99,3 +107,13 @@ def test_a_null_sae_is_rejected_at_every_gate(project: Path, monkeypatch: pytest
     assert sum(one["passes"] for one in judged.values()) == 0
     assert set(null["causal"]["null_saes"].values()) == {0}
     assert null["causal"]["mean"]["passes"] == 0
+    # claims: what was never trained is not testable, whatever its figures; of the gates behind that one each that holds
+    # a figure against a control fails too
+    for name in CLAIMS:
+        judged_null = null["claims"][name]
+        assert judged_null["verdict"] == "not testable"
+        closed = {one["gate"]: one["outcome"] for one in judged_null["gates"] if one["outcome"] != "passed"}
+        assert closed == {"converged": "failed", "random_dictionary": "failed", "correctness": "failed"}
+        assert "it was not trained" in " ".join(judged_null["reasons"])
+        opened = {one["gate"] for one in real["claims"][name]["gates"] if one["outcome"] == "passed"}
+        assert opened >= {"alive", "held_out", "random_dictionary"}

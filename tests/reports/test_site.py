@@ -322,6 +322,8 @@ def test_a_panel_says_how_to_get_its_examples_and_what_its_p_correct_is_worth(tm
     told = {
         "transfer": {"brier": {"value": 0.125, "low": -0.1, "high": 0.35}, "worst_family": worst},
         "verdict": "told more",
+        "mean_p_correct": {"value": 0.05, "low": 0.04, "high": 0.06, "random_model": 0.07, "gaussian": 0.2}
+        | {"margin": {"value": -0.15, "low": -0.17, "high": -0.13, "over": "gaussian"}},
     }
     write_json(other / "stability.json", read_json(other / "stability.json") | {"reliability": told})
     build(tmp_path / "site", tmp_path)
@@ -333,7 +335,8 @@ def test_a_panel_says_how_to_get_its_examples_and_what_its_p_correct_is_worth(tm
     assert "No study asks for examples of these latents" in not_asked
     # P(correct) stands beside what it is worth; where no model filled the column there is none
     score = "Brier score is 0.125 [-0.100, 0.350] on families of worlds that it never saw (on logic, the worst, 0.210)"
-    assert f"{score}; told more." in not_asked
+    mean = "Its mean over these latents is 0.050 [0.040, 0.060], less that of the gaussian arm -0.150 [-0.170, -0.130]."
+    assert f"{score}; told more. {mean}" in not_asked
     (panel,) = parse(tmp_path / "site/variants/modular/topk-k4.html").all("div", id="explorer")
     assert panel.attributes["data-more"] == ""
     assert "P(correct)" not in asked

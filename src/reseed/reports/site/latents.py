@@ -64,11 +64,22 @@ def _p_correct(numbers: Numbers, v: Variant) -> Cell:
     worst = v.stability["reliability"]["transfer"]["worst_family"]["name"]
     return Markup(
         " P(correct): by a model whose Brier score is {} on families of worlds that it never saw (on {}, the worst, "
-        "{}); {}."
+        "{}); {}.{}"
     ).format(
         numbers.of(file, *at, "brier"), worst, numbers.of(file, *at, "worst_family", "brier"),
-        numbers.mark(v.stability["reliability"]["verdict"], file, "reliability/verdict"),
+        numbers.mark(v.stability["reliability"]["verdict"], file, "reliability/verdict"), _above_arms(numbers, v, file),
     )  # fmt: skip
+
+
+def _above_arms(numbers: Numbers, v: Variant, file: str) -> Cell:
+    """The mean over the latents, and how far it lies above that of the arm in which there is nothing to find."""
+    at = ("reliability", "mean_p_correct")
+    if not numbers.has(file, *at, "margin"):
+        return ""
+    arm = v.stability["reliability"]["mean_p_correct"]["margin"]["over"]
+    return Markup(" Its mean over these latents is {}, less that of the {} arm {}.").format(
+        numbers.of(file, *at), arm, numbers.of(file, *at, "margin")
+    )
 
 
 def _rows(examples: pd.DataFrame) -> dict[str, Any]:
