@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from scipy.special import expit
+from scipy.stats import t
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
@@ -188,6 +189,17 @@ def test_the_artefact_gives_back_the_model_and_knows_what_it_was_fitted_on(tmp_p
     assert made["version"] == 3
     assert made["fitted_on"]["sha256"] == fitted_on_sha256(FAMILIES[::-1])
     assert set(made["held_out"]) == set("abcd")
+    # of a family the skill, its interval from the same with a seed left out of every set
+    skill = made["held_out"]["b"]["signals"]["skill_above_constant"]
+    score = held_out(FAMILIES, "b").scores["signals"]
+    assert skill["value"] == pytest.approx(score.skill, abs=1e-5)
+    places = FAMILIES[0].latents["seed"].nunique()
+    left = [
+        held_out([one.without_seed(place, places) for one in FAMILIES], "b").scores["signals"].skill
+        for place in range(places)
+    ]
+    half = t.ppf(0.975, places - 1) * np.std(left) * np.sqrt(places - 1)
+    assert (skill["low"], skill["high"]) == pytest.approx((score.skill - half, score.skill + half), abs=1e-4)
     changed = LatentSet("a", "a/k", table.assign(correct=1 - table["correct"]))
     assert fitted_on_sha256([changed, *FAMILIES[1:]]) != made["fitted_on"]["sha256"]
     rows = diagram(FAMILIES)

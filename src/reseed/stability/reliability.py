@@ -252,6 +252,8 @@ class Transfer:
     """
 
     families: list[HeldOut]
+    skills: dict[tuple[str, str], Estimate]
+    """Of every family and model its skill, with a seed left out in turn."""
     over_families: dict[str, Estimate]
     over_seeds: dict[str, Estimate]
 
@@ -286,12 +288,18 @@ def transfer(sets: Sequence[LatentSet]) -> Transfer:
     every = _every(sets)
     values = figures_of(every)
     without_family = [figures_of(_every([one for one in sets if one.family != family])) for family in families]
-    without_seed = [figures_of(_every([one.without_seed(i, places) for one in sets])) for i in range(places)]
+    fewer = [_every([one.without_seed(i, places) for one in sets]) for i in range(places)]
+    without_seed = [figures_of(left) for left in fewer]
+    skills = {
+        (one.family, name): Estimate(score.skill, tuple(left[place].scores[name].skill for left in fewer))
+        for place, one in enumerate(every)
+        for name, score in one.scores.items()
+    }
     over_families, over_seeds = (
         {name: Estimate(value, tuple(left[name] for left in deleted)) for name, value in values.items()}
         for deleted in (without_family, without_seed)
     )
-    return Transfer(every, over_families, over_seeds)
+    return Transfer(every, skills, over_families, over_seeds)
 
 
 def _every(sets: Sequence[LatentSet]) -> list[HeldOut]:
@@ -335,7 +343,11 @@ def content(sets: Sequence[LatentSet], version: int, confidence: float) -> dict[
         "transfer": shown,
         "held_out": {
             one.family: {"latents": one.latents, "correct": one.correct}
-            | {name: _plain(score) for name, score in one.scores.items()}
+            | {
+                name: _plain(score)
+                | {"skill_above_constant": with_interval(moved.skills[one.family, name], confidence)}
+                for name, score in one.scores.items()
+            }
             for one in moved.families
         },
         "fitted_on": {
