@@ -45,7 +45,16 @@ from reseed.truth.known import check_known
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, score_planes
 from reseed.truth.states import detect_by_arm, linear_probes, rows_of, score_states
-from reseed.truth.subject import Judged, Scores, accuracy, alive_fraction, check_scorable, control_rows, fidelity
+from reseed.truth.subject import (
+    Judged,
+    Scores,
+    accuracy,
+    alive_fraction,
+    check_scorable,
+    control_rows,
+    fidelity,
+    over_predictions,
+)
 
 
 def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
@@ -108,6 +117,9 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
         "figures": {name: found.shown(options.confidence) for name, found in figures.items()},
         "artefacts": artefacts(subject, variant),
     }
+    if right is not None:
+        predictions = len(activations.rows("test"))
+        content["figures"]["accuracy"] |= over_predictions(right.value.value, predictions, options.confidence)
     if l0_over_d_in >= 1:
         content["figures"]["fidelity"]["no_evidence"] = "L0 >= d_in: as many latents as dimensions explain everything"
     if phase is not None:

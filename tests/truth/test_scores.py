@@ -12,6 +12,7 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import beta
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
@@ -34,7 +35,7 @@ from reseed.truth.figures import Figure, decide, figure
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, plane_cosines, recover_planes, score_planes
 from reseed.truth.states import absorption, detect_by_arm, linear_probes, look, rows_of, score_states, sparse_probes
-from reseed.truth.subject import Scores, control_rows, fidelity
+from reseed.truth.subject import Scores, control_rows, fidelity, over_predictions
 from tests.conftest import provenance
 from tests.stability.builders import stability_options
 from tests.truth.builders import features, indicators, judged, linear_sae, oracle, random_sae, world, write_world
@@ -432,3 +433,11 @@ def test_clamping_the_latents_of_exact_states_writes_the_state_and_no_other(
 def names_of(variables: dict[str, tuple[str, ...]]) -> list[str]:
     """`variable=value` of every entry of a one-hot row."""
     return [f"{variable}={value}" for variable, values in variables.items() for value in values]
+
+
+def test_the_accuracy_of_one_model_has_an_interval_over_its_predictions() -> None:
+    """Clopper and Pearson 1934 by quantiles of the beta distribution."""
+    found = over_predictions(0.995, 1000, 0.95)
+    assert found["low"] == pytest.approx(beta.ppf(0.025, 995, 6))
+    assert found["high"] == pytest.approx(beta.ppf(0.975, 996, 5))
+    assert over_predictions(1.0, 100, 0.95) == {"low": pytest.approx(0.025**0.01), "high": 1.0}

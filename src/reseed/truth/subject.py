@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sae_lens import SAE
+from scipy.stats import binomtest
 
 from reseed import ReseedError
 from reseed.activations.store import Activations
@@ -154,6 +155,12 @@ def accuracy(model: Path, groups: Groups) -> Figure | None:
     if found is None:
         return None
     return Figure(constant(float(found), groups), {"chance": constant(float(chance), groups)})
+
+
+def over_predictions(share: float, predictions: int, confidence: float) -> dict[str, float]:
+    """Ends of the exact (Clopper-Pearson) interval of a share of so many predictions: of one model, seeds give none."""
+    right = binomtest(round(share * predictions), predictions).proportion_ci(confidence)
+    return {"low": float(right.low), "high": float(right.high)}
 
 
 def alive_fraction(judged: Judged) -> Figure:
