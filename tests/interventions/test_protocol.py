@@ -343,6 +343,18 @@ def test_random_latents_are_drawn_without_preference(monkeypatch: pytest.MonkeyP
         check_drawing()
 
 
+def test_edits_too_small_to_be_felt_are_no_fault() -> None:
+    """Of a latent that hardly ever fires: its standard deviation is lost to rounding, and it moves nothing."""
+    made, sae = bench_of("bit_0=1"), Candidates.of(true_sae(0), known().train.residual)
+    on = made.concept.labels["train"][known().train_rows] == 1
+    chosen = sae.best(on, on | ~on)
+    assert chosen is not None
+    others = dict.fromkeys(("frozen_sae", "random_model_sae", "untrained_sae"))
+    found = measure(made, replace(chosen, sigma=1e-12), sae, others, options(), "world/0")
+    assert found.effect["norm"][LATENT] == 0
+    assert found.figures["kl"] == 0
+
+
 def test_edits_that_edit_nothing_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     real = Continuation.__call__
     monkeypatch.setattr(

@@ -44,6 +44,8 @@ REFERENCES = ("difference_of_means", "das")
 EDITS = ("ablation", "clamp", "interchange")
 EDIT_NULLS = {"shuffled": "shuffled_decoder", "random": "random_direction", "random_latent": "random_latent"}
 """Controls of these edits, by what their figures are called."""
+LEAST_EDIT = 1e-3
+"""Of the length of a row: an edit of that size in some direction must be felt behind it."""
 DOUBLINGS, HALVINGS = 5, 9
 """A control is scaled to a KL divergence by a factor between 2^-5 and 2^5, bisected so often."""
 
@@ -297,7 +299,9 @@ def measure(
     directions = torch.cat(list(groups.values()))
     doses = signed_doses(options)
     response = respond(one, _steered(one, directions, chosen.sigma * doses))
-    if chosen.sigma > 0 and not response.kl.any():
+    # smaller ones could be lost to rounding
+    felt = chosen.sigma * options.doses[-1] > LEAST_EDIT * float(one.rest.residual.norm(dim=1).mean())
+    if felt and not response.kl.any():
         raise ReseedError(
             f"{one.concept.name}: the output is the same, bit for bit, after every edit in {len(directions)} "
             f"directions of up to {options.doses[-1]:g} standard deviations, allowed: edits that edit"
