@@ -26,7 +26,7 @@ from reseed.artifacts import (
     write_tensors,
 )
 from reseed.claims.registry import SLOTS
-from reseed.interventions.protocol import LATENT, NULLS, REFERENCES, Measured
+from reseed.interventions.protocol import EDIT_NULLS, LATENT, NULLS, REFERENCES, Measured
 from reseed.interventions.report import calibration_rows, causal_summary, dose_rows
 from reseed.stability.detector import detection
 from reseed.stability.jackknife import Groups
@@ -134,6 +134,13 @@ def planted_causal(folder: Path) -> None:
         effect["kl"] = directions | {"frozen_sae": -0.7}
         curves = {name: np.array([-size, size]) for name, size in effect["norm"].items()}
         figures = {"slope": latent / 2, "calibration_error": 0.03125, "monotone": 1.0, "specificity": 0.625}
+        figures |= {"ablation": latent + 0.01 * seed, "interchange": 0.25}
+        figures |= {
+            f"{edit}_{null}{kl}": 0.5
+            for edit in ("ablation", "interchange")
+            for null in EDIT_NULLS
+            for kl in ("", "_kl")
+        }
         return Measured(effect, latent=seed, figures=figures, curves=curves, predicted=np.array([-2.0, 2.0]))
 
     every = {

@@ -452,6 +452,17 @@ def test_causal_tests_and_their_charts_are_those_of_the_metrics(
     ]  # fmt: skip
     concepts = rows_of(pages[f"variants/{WITH_TABLES}.html"], "Each concept: its latents beside controls")
     assert {name: row[-1] for name, row in concepts.items()} == {"concept": "passes", "digit=1": "yes", "digit=2": "no"}
+    edits = rows_of(
+        pages[f"variants/{WITH_TABLES}.html"], "Each concept: its latents ablated, clamped and interchanged"
+    )
+    assert edits["digit=1"][0] == "2.020 [2.000, 2.040]"
+    assert float(edits["digit=1"][1]) < 0.001  # beyond 0.5 in every seed
+    assert edits["digit=2"][2:] == [
+        "\N{EN DASH}",
+        "\N{EN DASH}",
+        "0.250 [0.250, 0.250]",
+        "1.000",
+    ]  # no clamp; below its controls
     assert concepts["digit=2"][3].endswith("untrained SAE 1.200 [1.180, 1.220]")
     assert "Untold: digit=3." in pages[f"variants/{WITH_TABLES}.html"].text
     charts = json.loads((site / "data/truth.js").read_text().partition(" = ")[2].rstrip(";\n"))

@@ -41,6 +41,8 @@ EDITS = {
     "specificity_random_latent": "specificity of a random latent",
     "specificity_das": "specificity of DAS",
 }
+PATCHES = ("ablation", "clamp", "interchange")
+"""Edits that set a latent, where steering adds to it."""
 MODELS = {"signals": "all signals", "reappearance": "reappearance alone", "constant": "constant"}
 SKILLS = {"skill_above_constant": "skill above constant", "skill_above_reappearance": "skill above reappearance"}
 SEED_SETS = {

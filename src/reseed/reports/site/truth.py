@@ -53,7 +53,7 @@ def variant_truth_sections(page: Page, v: Variant) -> list[Section]:
     if n.workspace.has(file := f"{v.folder}/truth.json"):
         sections.append(Section("truth", "Known truth", [_every_figure(page, file)]))
     if n.workspace.has(file := f"{v.folder}/causal.json"):
-        sections.append(Section("causal", "Causal tests", [_concepts(page, file)]))
+        sections.append(Section("causal", "Causal tests", [_concepts(page, file), _other_edits(page, file)]))
     return sections
 
 
@@ -288,6 +288,22 @@ def _concepts(page: Page, file: str) -> Table:
     header = ["concept", "read out", "slope", "specificity", *EFFECTS, "p (Holm)", "passes"]
     untold = ", ".join(content["untold"]) or "none"
     return Table("Each concept: its latents beside controls", header, rows, f"{SEEDS} Untold: {untold}.")
+
+
+def _other_edits(page: Page, file: str) -> Table:
+    """Ablation, clamping and interchange of the same latents, each with the p that no control moves as much."""
+    n = page.numbers
+    rows: list[list[Cell]] = [
+        [concept, *(n.maybe(file, "concepts", concept, f"{edit}{of}") for edit in truth.PATCHES for of in ("", "_p"))]
+        for concept in n.workspace.json(file)["concepts"]
+    ]
+    header = ["concept", *(f"{edit}{of}" for edit in truth.PATCHES for of in ("", ", p"))]
+    note = (
+        "Change of log-odds towards what the edit means. p: that it is beyond the same edit along random directions, "
+        "decoder rows of other latents and latents of equal frequency, of equal size and at equal KL divergence of the "
+        "output; not corrected over concepts, and no part of what passes."
+    )
+    return Table("Each concept: its latents ablated, clamped and interchanged", header, rows, f"{SEEDS} {note}")
 
 
 def _pictures(page: Page, file: str) -> list[Block]:
