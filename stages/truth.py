@@ -50,6 +50,7 @@ from reseed.truth.subject import (
     Scores,
     accuracy,
     alive_fraction,
+    attention,
     check_scorable,
     control_rows,
     fidelity,
@@ -109,6 +110,8 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
             }
     explained, l0_over_d_in = fidelity(judged, activations, elsewhere, fitted, test)
     figures = {"alive_fraction": alive_fraction(judged)} | explained | scores.figures
+    if (looks := attention(lm_dir(subject), judged.groups)) is not None:
+        figures["attention"] = looks
     if (right := accuracy(lm_dir(subject), judged.groups)) is not None:
         figures["accuracy"] = right
     content: dict[str, Any] = scores.facts | {

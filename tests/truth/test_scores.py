@@ -22,7 +22,7 @@ from torch.nn.functional import normalize
 
 from reseed import ReseedError
 from reseed.activations.store import Activations, read_activations, write_activations
-from reseed.artifacts import activations_dir
+from reseed.artifacts import activations_dir, write_json
 from reseed.matching import Array, unit_rows
 from reseed.params import SPLITS, Truth, TruthRows
 from reseed.stability.arms import Activity
@@ -35,7 +35,7 @@ from reseed.truth.figures import Figure, decide, figure
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, plane_cosines, recover_planes, score_planes
 from reseed.truth.states import absorption, detect_by_arm, linear_probes, look, rows_of, score_states, sparse_probes
-from reseed.truth.subject import Scores, control_rows, fidelity, over_predictions
+from reseed.truth.subject import Scores, attention, control_rows, fidelity, over_predictions
 from tests.conftest import provenance
 from tests.stability.builders import stability_options
 from tests.truth.builders import features, indicators, judged, linear_sae, oracle, random_sae, world, write_world
@@ -433,6 +433,19 @@ def test_clamping_the_latents_of_exact_states_writes_the_state_and_no_other(
 def names_of(variables: dict[str, tuple[str, ...]]) -> list[str]:
     """`variable=value` of every entry of a one-hot row."""
     return [f"{variable}={value}" for variable, values in variables.items() for value in values]
+
+
+def test_attention_stands_beside_even_attention_and_the_untrained_model(tmp_path: Path) -> None:
+    looks = {"head": 2, "layer": 0, "pattern": "the cell before the move"}
+    write_json(tmp_path / "metrics.json", {"attention": looks | {"trained": 0.9, "uniform": 0.1, "untrained": 0.95}})
+    found = attention(tmp_path, Groups(5))
+    assert found is not None
+    shown = found.shown(0.95)
+    assert shown["nulls"] == {"uniform": 0.1, "untrained": 0.95}
+    assert (shown["value"], shown["exceeds_nulls"], shown["margin"]["over"]) == (0.9, 0, "untrained")
+    write_json(tmp_path / "metrics.json", {"accuracy": 1.0})
+    assert attention(tmp_path, Groups(5)) is None
+    assert attention(tmp_path / "absent", Groups(5)) is None
 
 
 def test_the_accuracy_of_one_model_has_an_interval_over_its_predictions() -> None:

@@ -157,6 +157,19 @@ def accuracy(model: Path, groups: Groups) -> Figure | None:
     return Figure(constant(float(found), groups), {"chance": constant(float(chance), groups)})
 
 
+def attention(model: Path, groups: Groups) -> Figure | None:
+    """How much the best head of the model in models/<subject>/lm attends to where its algorithm must look.
+
+    Beside even attention over all earlier positions and the best head of the untrained model; None where no such place
+    is known.
+    """
+    found = read_json(model / "metrics.json").get("attention") if (model / "metrics.json").is_file() else None
+    if found is None:
+        return None
+    nulls = {name: constant(float(found[name]), groups) for name in ("uniform", "untrained")}
+    return Figure(constant(float(found["trained"]), groups), nulls)
+
+
 def over_predictions(share: float, predictions: int, confidence: float) -> dict[str, float]:
     """Ends of the exact (Clopper-Pearson) interval of a share of so many predictions: of one model, seeds give none."""
     right = binomtest(round(share * predictions), predictions).proportion_ci(confidence)
