@@ -178,6 +178,9 @@ def _auxiliary(architecture: Architecture[Variant], training: SaeTraining, stack
     found = gradients_of(architecture, training, stack, batch, idle, 1)
     forward = architecture.forward(stack, batch)
     residual, dead = (forward.target - forward.out)[0].double(), slice(k, None)
+    pre = architecture.pre_activations(stack, batch.x)[0, :, dead]
+    # those that are chosen stay chosen while the decoder moves by a little
+    chosen = pre.topk(min(training.aux_k, pre.shape[1]), dim=1).indices
 
     def term(moved: Tensor | float) -> float:
         parameters = dict(stack.parameters)
@@ -185,8 +188,7 @@ def _auxiliary(architecture: Architecture[Variant], training: SaeTraining, stack
             parameters["W_dec"] = parameters["W_dec"] + moved
         one = Stack(parameters, stack.buffers, stack.k)
         pre = architecture.pre_activations(one, batch.x)[0, :, dead].double()
-        largest = pre.topk(min(training.aux_k, pre.shape[1]), dim=1)
-        acts = torch.zeros_like(pre).scatter(1, largest.indices, largest.values.relu())
+        acts = torch.zeros_like(pre).scatter(1, chosen, pre.gather(1, chosen).relu())
         error = acts @ architecture.decoder(one)[0, dead].double() - residual
         return float(D_IN * error.square().sum() / residual.square().sum())
 
