@@ -122,7 +122,7 @@ def truth(subject: str, variant: str, control: str) -> dict[str, Any]:
     }
     if right is not None:
         predictions = len(activations.rows("test"))
-        content["figures"]["accuracy"] |= over_predictions(right.value.value, predictions, options.confidence)
+        content["figures"]["accuracy"] = over_predictions(right, predictions, options.confidence)
     if l0_over_d_in >= 1:
         content["figures"]["fidelity"]["no_evidence"] = "L0 >= d_in: as many latents as dimensions explain everything"
     if phase is not None:

@@ -206,8 +206,13 @@ def planted_truth(metrics: Path) -> None:
     interval = {"low": 0.7, "high": 0.9}
     nulls = {"untrained": 0.25, "control": 0.375, "permuted": 0.125}
     peers = {"neurons": 0.5, "pca": 0.5625, "ica": 0.4375, "linear_probe": 0.9375}
+    # the largest null is not the strictest: the untrained SAEs differ more from seed to seed
+    margin = {"value": 0.55, "low": 0.375, "high": 0.725, "over": "untrained"}
     figures = {
-        "coverage": {"value": 0.8, **interval, "nulls": nulls, "exceeds_nulls": 1, "peers": peers},
+        "coverage": {
+            "value": 0.8, **interval, "nulls": nulls, "margin": margin, "exceeds_nulls": 1, "peers": peers,
+        },
+        "accuracy": {"value": 0.875, "low": 0.8125, "high": 0.9375, "nulls": {"chance": 0.5}, "exceeds_nulls": 1},
         "absorption": {"value": 0.0625, "low": 0.0, "high": 0.125, "nulls": {"untrained": 0.5}},
         "fidelity": {"value": 0.96875, "low": 0.9, "high": 1.0, "no_evidence": "L0 >= d_in: as many latents as that"},
         **{name: {"value": value, "low": value, "high": value} for name, value in

@@ -404,7 +404,7 @@ def test_scores_stand_beside_nulls_and_peers_on_the_page_and_all_of_them_at_the_
 ) -> None:
     scores = rows_of(pages["truth.html"], "Scores of stack beside the strictest null and peers")
     assert scores["coverage made-up"] == [
-        "0.800 [0.700, 0.900]", "0.375 random_model arm", "yes", "0.500", "0.562", "0.438", "0.938 linear probe",
+        "0.800 [0.700, 0.900]", "0.250 untrained", "yes", "0.500", "0.562", "0.438", "0.938 linear probe",
     ]  # fmt: skip
     assert "absorption made-up" not in scores
     truth = read_json(project / "metrics" / WITH_TABLES / "truth.json")
@@ -418,6 +418,12 @@ def test_scores_stand_beside_nulls_and_peers_on_the_page_and_all_of_them_at_the_
         f"{name.replace('control', 'random_model arm')} {value:.3f}" for name, value in found["nulls"].items()
     )
     assert f"planes of held-out rows {found['peers']['held_out_planes']:.3f}" in every["plane_cosine"][3]
+    # the interval of the model's accuracy is not over seeds, which is said where it stands
+    faithful = rows_of(pages["truth.html"], "SAEs of stack: how faithful, how sparse")
+    assert faithful["stack/made-up"][-1] == "0.875 [0.812, 0.938]"
+    said = "That of the model's accuracy is the exact one over its predictions."
+    for page in ("truth.html", f"variants/{WITH_TABLES}.html"):
+        assert said in pages[page].text
 
 
 def test_parts_of_the_domain_and_what_is_kept_when_it_is_put_another_way(pages: dict[str, Element]) -> None:

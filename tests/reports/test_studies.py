@@ -151,13 +151,13 @@ def test_scores_stand_beside_their_strictest_null_their_peers_and_the_ceiling(tm
     known = section(studies.page(tmp_path), "Known truth")
     scores = known.partition("### Scores: stack\n")[2].partition("###")[0]
     assert line(scores, "| coverage |") == (
-        "| coverage | `made-up`, 4 of 5 seeds converged | 0.800 [0.700, 0.900] | 0.375 (random_model arm) | yes | "
+        "| coverage | `made-up`, 4 of 5 seeds converged | 0.800 [0.700, 0.900] | 0.250 (untrained) | yes | "
         "0.500 | 0.562 | 0.438 | 0.938 (linear probe) |"
     )
     assert "| recall |" not in scores  # only figures that there are
     assert line(known, "| stack/`made-up`, 4 of 5 seeds converged |") == (
         "| stack/`made-up`, 4 of 5 seeds converged | 41 concepts of exact states, 7 more too rare | "
-        "0.969 [0.900, 1.000], no evidence: L0 ≥ d_in |  |  | 36.00 | 1.125 | 75% |  |"
+        "0.969 [0.900, 1.000], no evidence: L0 ≥ d_in |  |  | 36.00 | 1.125 | 75% | 0.875 [0.812, 0.938] |"
     )
     # the committed directions, whose strictest null was drawn with the decoders' covariance
     found = read_json(ROOT / "metrics/superposition/known-12/truth.json")["figures"]["gt_mcc"]

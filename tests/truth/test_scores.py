@@ -31,7 +31,7 @@ from reseed.text.traces import Traces
 from reseed.truth.concepts import Concepts, concepts_of
 from reseed.truth.directions import score_directions
 from reseed.truth.edits import clamped
-from reseed.truth.figures import Figure, decide, figure
+from reseed.truth.figures import Figure, constant, decide, figure
 from reseed.truth.peers import peers
 from reseed.truth.planes import Waves, plane_cosines, recover_planes, score_planes
 from reseed.truth.states import absorption, detect_by_arm, linear_probes, look, rows_of, score_states, sparse_probes
@@ -274,16 +274,21 @@ def test_plane_scores_by_hand() -> None:
     basis, _, _ = waves_and_rows()
     assert plane_cosines(in_planes(basis, 5, 0.4), basis).max(axis=1) == pytest.approx(np.full(10, math.cos(0.4)))
     exact = recover_planes(in_planes(basis, 5), basis)
-    assert exact.figures() == pytest.approx({"plane_cosine": 1, "planes": 1, "correct": 1})
+    assert exact.figures() == pytest.approx({"plane_cosine": 1, "planes": 1, "correct": 1, "latents_per_plane": 5})
     assert exact.nearest.tolist() == [0] * 5 + [1] * 5
     # two rows of one direction and its opposite are within the plane, and span a line
     line = recover_planes(np.vstack([basis[0][0], -basis[0][0], basis[1]]), basis)
     assert line.cosines[0, 0] == pytest.approx(1)
     assert line.cosines[0, 1] < 0.9
     assert line.figures()["correct"] == 1
+    # so that of what splits planes only the two rows of the other one count
+    assert line.latents.tolist() == [2, 2]
+    three = recover_planes(np.vstack([in_planes(basis[:1], 5), basis[1][0], -basis[1][0], basis[1][0]]), basis)
+    assert (three.latents.tolist(), three.figures()["latents_per_plane"]) == ([5, 3], 5)
     # a row between the planes has half of its energy in each, and is in neither
     between = recover_planes(np.vstack([basis[0] + basis[1], basis[0] - basis[1]]) / math.sqrt(2), basis)
     assert between.figures()["correct"] == 0
+    assert "latents_per_plane" not in between.figures()
 
 
 def score_of_planes(
@@ -332,6 +337,24 @@ def test_a_dictionary_of_planes_is_right_and_one_that_agrees_across_them_is_wron
     assert wrong.figures["correct"].value.value == 0
     assert not wrong.latents["correct"].any()
     assert decide(rules, wrong.figures, 0.5, 0.95)["go"] == 0
+
+
+def test_planes_are_split_beside_the_nulls_that_find_them(tmp_path: Path) -> None:
+    basis, _, _ = waves_and_rows()
+    # an untrained SAE that has the planes in three latents each, and three that lie across them
+    across = unit_rows(np.vstack([basis[0] + basis[1], basis[0][:1] - basis[1][:1]]))
+    few = torch.from_numpy(np.vstack([in_planes(basis, 3), across])).float()
+    many = np.vstack([in_planes(basis, 4), across[:1]])
+    found = score_of_planes([many] * 5, tmp_path / "split", [linear_sae(few, -1.0, few)] * 5)
+    split = found.figures["latents_per_plane"].shown(0.95)
+    assert (split["value"], split["nulls"]) == (4, {"untrained": 3})
+    assert split["margin"] == {"value": -1, "low": -1, "high": -1, "over": "untrained"}
+    assert (split["fewer_is_better"], split["exceeds_nulls"]) == (1, 0)
+    per_seed = found.concepts.groupby("seed")["latents"].mean()
+    assert per_seed.tolist() == [4] * 5
+    # where one of five seeds finds no plane, its planes are not split, and nothing is said
+    none = np.vstack([across] * 3)
+    assert "latents_per_plane" not in score_of_planes([many] * 4 + [none], tmp_path / "some").figures
 
 
 def test_a_model_without_planes_is_not_testable(tmp_path: Path) -> None:
@@ -450,7 +473,17 @@ def test_attention_stands_beside_even_attention_and_the_untrained_model(tmp_path
 
 def test_the_accuracy_of_one_model_has_an_interval_over_its_predictions() -> None:
     """Clopper and Pearson 1934 by quantiles of the beta distribution."""
-    found = over_predictions(0.995, 1000, 0.95)
-    assert found["low"] == pytest.approx(beta.ppf(0.025, 995, 6))
-    assert found["high"] == pytest.approx(beta.ppf(0.975, 996, 5))
-    assert over_predictions(1.0, 100, 0.95) == {"low": pytest.approx(0.025**0.01), "high": 1.0}
+
+    def of(share: float, predictions: int) -> dict[str, Any]:
+        groups = Groups(3)
+        return over_predictions(Figure(constant(share, groups), {"chance": constant(0.5, groups)}), predictions, 0.95)
+
+    low, high = beta.ppf(0.025, 995, 6), beta.ppf(0.975, 996, 5)
+    found = of(0.995, 1000)
+    assert (found["value"], found["low"], found["high"]) == pytest.approx((0.995, low, high))
+    assert found["margin"] == pytest.approx({"value": 0.495, "low": low - 0.5, "high": high - 0.5, "over": "chance"})
+    assert found["exceeds_nulls"] == 1
+    every = of(1.0, 100)
+    assert (every["low"], every["high"]) == (pytest.approx(0.025**0.01), 1.0)
+    # six of ten are more than half, and no more than what a coin gives
+    assert (of(0.6, 10)["exceeds_nulls"], of(0.6, 1000)["exceeds_nulls"]) == (0, 1)

@@ -32,7 +32,7 @@ UNITS: dict[str, Unit] = {
     **dict.fromkeys(("f1_best_2", "f1_best_5", "brier", "ece"), "score"),
     **dict.fromkeys(("absorbed_concepts", "split_concepts"), "concepts"),
     "plane_cosine": "cosine",
-    "latents_per_concept": "latents",
+    **dict.fromkeys(("latents_per_concept", "latents_per_plane"), "latents"),
     "accuracy": "accuracy",
     **dict.fromkeys(("relabelling", "correlation"), "correlation"),
     **dict.fromkeys(("ce_loss_score", "kl_div_score", "model_behavior_preservation.kl_div_score"), "score"),

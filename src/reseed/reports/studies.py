@@ -24,7 +24,8 @@ PAGE = Path("docs/studies.md")
 HEAD = """# What the studies found
 
 Written by `make table` from `metrics/`. What a column is and which nulls it has: [stability.md](stability.md).
-Intervals are 95 % delete-one-seed jackknife. *not converged* travels with a number: no claim may use it.
+Intervals are 95 % delete-one-seed jackknife, that of a model's accuracy the exact one over its predictions. *not
+converged* travels with a number: no claim may use it.
 """
 LANGUAGE = """
 Losses are of the test text, in nats a token, beside those of the n-grams of the training text; an encoder sees every
@@ -59,14 +60,15 @@ subject's own test documents, one edited in its numbers or its relations. A maxi
 number: compare only within a line. *As published* keeps two faults of the published code.
 """
 GO = """
-Every subject commits its rules before its run. A rule is met if the low end of the figure's interval reaches the bound
-and the figure exceeds its nulls seed by seed; *go* needs every rule and an L0 below d_in, since with as many latents as
-dimensions anything is reconstructed ([truth.md](truth.md#go-or-no-go)).
+Every subject commits its rules before its run. A rule is met if the low end of the figure's interval (of the model's
+accuracy, the share itself) reaches the bound and the figure exceeds its nulls seed by seed; *go* needs every rule and
+an L0 below d_in, since with as many latents as dimensions anything is reconstructed ([truth.md](truth.md#go-or-no-go)).
 """
 KNOWN = """
 SAEs against what is known of their subject, on test rows: a figure says something where it exceeds its nulls, of which
-the strictest stands here. Peers need not be beaten: the model's dimensions, PCA and ICA as detectors, and a ceiling.
-Fidelity is no evidence where L0 reaches d_in. What a figure is, and the nulls: [truth.md](truth.md).
+the strictest stands here, that whose margin reaches lowest. Peers need not be beaten: the model's dimensions, PCA and
+ICA as detectors, and a ceiling. Fidelity is no evidence where L0 reaches d_in. What a figure is, and the nulls:
+[truth.md](truth.md).
 """
 CAUSAL = """
 Latents are edited and the state is read behind the edit. What counts is how many concepts *passed*: the effect of

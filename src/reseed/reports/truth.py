@@ -84,10 +84,9 @@ def scores(truth: Mapping[str, Any]) -> list[str]:
 
 
 def strictest(figure: Mapping[str, Any]) -> str | None:
-    """The null that is hardest to exceed, or to stay below where fewer is better; None without any."""
-    nulls = figure.get("nulls", {}) if "exceeds_nulls" in figure else {}
-    hardest = min if figure.get("fewer_is_better") else max
-    return hardest(nulls, key=lambda name: nulls[name]) if nulls else None
+    """The null whose margin has the lowest low end, the one that the gate `correctness` names; None without any."""
+    over: str | None = figure.get("margin", {}).get("over")
+    return over
 
 
 def named(null: str, truth: Mapping[str, Any]) -> str:

@@ -24,7 +24,8 @@ from reseed.truth.peers import Peer
 from reseed.truth.states import Detected, Rows, latent_rows, split_and_absorbed
 from reseed.truth.subject import Judged, Scores, decoder_of
 
-FIGURES = ("plane_cosine", "planes", "correct")
+SPLITTING = "latents_per_plane"
+FIGURES = ("plane_cosine", "planes", "correct", SPLITTING)
 
 
 @dataclass(frozen=True)
@@ -82,21 +83,27 @@ def plane_cosines(decoder: Array, planes: Array) -> Array:
 
 @dataclass(frozen=True)
 class Recovered:
-    """latents [n]: of every row, the cosine to its nearest plane, and which [n]. cosines [n_planes, 2]: of the
-    principal angles between every plane and the one that is spanned by the rows nearest to it."""
+    """cosine [n]: of every row to its nearest plane, and which that is [n]. cosines [n_planes, 2]: of the principal
+    angles between every plane and the one that is spanned by the rows nearest to it. latents [n_planes]: how many rows
+    have a cosine above 0.8 to it."""
 
     cosine: Array
     nearest: NDArray[np.intp]
     cosines: Array
+    latents: NDArray[np.int64]
 
     def figures(self) -> dict[str, float]:
         """plane_cosine: the mean over planes of the cosine of the larger principal angle. planes: the share of planes
-        with both cosines above 0.8. correct: the share of rows with a cosine above 0.8 to a plane."""
-        return {
-            "plane_cosine": float(self.cosines.min(axis=1).mean()),
-            "planes": float((self.cosines.min(axis=1) > RECOVERED_COSINE).mean()),
+        with both cosines above 0.8, which are found. correct: the share of rows with a cosine above 0.8 to a plane.
+        latents_per_plane: the mean of `latents` over the planes found, of which two span one; left out if none is."""
+        both = self.cosines.min(axis=1)
+        found = both > RECOVERED_COSINE
+        figures = {
+            "plane_cosine": float(both.mean()),
+            "planes": float(found.mean()),
             "correct": float((self.cosine > RECOVERED_COSINE).mean()),
         }
+        return figures | ({SPLITTING: float(self.latents[found].mean())} if found.any() else {})
 
 
 def recover_planes(decoder: Array, planes: Array) -> Recovered:
@@ -108,13 +115,14 @@ def recover_planes(decoder: Array, planes: Array) -> Recovered:
     one direction: the second principal angle is then whatever is left.
     """
     cosine = plane_cosines(decoder, planes)
+    latents = (cosine > RECOVERED_COSINE).sum(axis=0)
     angles = []
     for place, plane in enumerate(planes):
         order = np.argsort(-cosine[:, place], kind="stable")
-        rows = decoder[order[: max(2, int((cosine[:, place] > RECOVERED_COSINE).sum()))]]
+        rows = decoder[order[: max(2, int(latents[place]))]]
         span = np.linalg.svd(rows, full_matrices=False)[2][:2]
         angles.append(np.sort(np.cos(subspace_angles(plane.T, span.T)))[::-1])
-    return Recovered(cosine.max(axis=1), cosine.argmax(axis=1), np.array(angles))
+    return Recovered(cosine.max(axis=1), cosine.argmax(axis=1), np.array(angles), latents)
 
 
 def score_planes(
@@ -138,7 +146,9 @@ def score_planes(
     those of the control's rows; below `least_r2` there is no such truth, and nothing is scored. again: the waves of the
     test rows, whose planes are the ceiling. detected: the answers by single latents, which planes do not tell: a latent
     for every answer is a detector of it, and lies across all planes; probes: of the whole row, its ceiling. rows: what
-    the SAEs and those of the control read; splitting and absorption are of the answers, too.
+    the SAEs and those of the control read. Splitting and absorption are of the answers too, which exclude each other as
+    the values of a world's variable do. That of planes, `latents_per_plane`, stands only beside nulls that find a plane
+    in every seed (and draw), and not at all where a seed of the SAE finds none.
     """
     groups = judged.groups
     figures = {name: found for name, found in detected.figures(groups, probes, answers).items() if name != "correct"}
@@ -190,17 +200,18 @@ def score_planes(
     ])  # fmt: skip
     ceiling = {"plane_cosine": float(apart.mean()), "planes": float((apart > RECOVERED_COSINE).mean())}
     for name in FIGURES:
-        shown = {peer: values[name] for peer, values in at_peers.items()}
+        shown = {peer: values[name] for peer, values in at_peers.items() if name in values}
         shown |= {"held_out_planes": ceiling[name]} if name in ceiling else {}
-        nulls = {null: [values[name] for values in every] for null, every in own.items() if null != "trained"}
-        figures[name] = figure([values[name] for values in own["trained"]], groups, nulls, shown)
+        by_arm = {arm: [one[name] for one in every] for arm, every in own.items() if all(name in one for one in every)}
+        if trained := by_arm.pop("trained", None):
+            figures[name] = figure(trained, groups, by_arm, shown, more_is_better=name != SPLITTING)
     facts |= {"roundness": {name: float(value) for name, value in zip(names, waves.roundness(), strict=True)}}
     return Scores(figures, pd.concat(latents, ignore_index=True), pd.concat(concepts, ignore_index=True), facts)
 
 
 def _mean_figures(drawn: list[Dictionary], planes: Array) -> dict[str, float]:
     found = [recover_planes(one.decoder, planes).figures() for one in drawn]
-    return {name: float(np.mean([one[name] for one in found])) for name in FIGURES}
+    return {name: float(np.mean([one[name] for one in found])) for name in FIGURES if all(name in one for one in found)}
 
 
 def _latent_rows(seed: int, mask: NDArray[np.bool_], found: Recovered, names: list[str]) -> pd.DataFrame:
@@ -223,7 +234,7 @@ def _plane_rows(
             "concept": names,
             "best_latent": np.flatnonzero(mask)[cosine.argmax(axis=0)],
             "best_cosine": cosine.max(axis=0),
-            "latents": (cosine > RECOVERED_COSINE).sum(axis=0),
+            "latents": found.latents,
             "smaller_angle_cosine": found.cosines[:, 0],
             "larger_angle_cosine": found.cosines[:, 1],
         }

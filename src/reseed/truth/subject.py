@@ -170,10 +170,18 @@ def attention(model: Path, groups: Groups) -> Figure | None:
     return Figure(constant(float(found["trained"]), groups), nulls)
 
 
-def over_predictions(share: float, predictions: int, confidence: float) -> dict[str, float]:
-    """Ends of the exact (Clopper-Pearson) interval of a share of so many predictions: of one model, seeds give none."""
-    right = binomtest(round(share * predictions), predictions).proportion_ci(confidence)
-    return {"low": float(right.low), "high": float(right.high)}
+def over_predictions(right: Figure, predictions: int, confidence: float) -> dict[str, Any]:
+    """The accuracy as it stands in truth.json: it is of one model, so that seeds give it no interval.
+
+    Its interval and that of its margin are the exact ones of a share of so many predictions (Clopper and Pearson 1934;
+    scipy.stats.binomtest), which are taken as independent; chance is a fixed number. Rules read the share itself.
+    """
+    share, chance = right.value.value, right.nulls["chance"].value
+    ends = binomtest(round(share * predictions), predictions).proportion_ci(confidence)
+    low, high = float(ends.low), float(ends.high)
+    content = right.shown(confidence) | {"low": low, "high": high, "exceeds_nulls": int(low > chance)}
+    content["margin"] |= {"low": low - chance, "high": high - chance}
+    return content
 
 
 def alive_fraction(judged: Judged) -> Figure:

@@ -15,6 +15,7 @@ from reseed.reports.site.figures import NOTHING, Block, Cell, Chart, Page, Secti
 MATCHINGS = {"norm": "equal norm", "kl": "equal KL"}
 EFFECTS = [f"effect at {how}, and the strongest control" for how in MATCHINGS.values()]
 SEEDS = "Intervals are delete-one-seed jackknife over the seeds."
+PREDICTIONS = "That of the model's accuracy is the exact one over its predictions."
 Links = Mapping[str, Cell]
 """subject/variant -> link to its page."""
 
@@ -110,9 +111,9 @@ def _go(page: Page, files: Sequence[str], links: Links) -> Table:
             ]
         )
     note = code(
-        "A rule is met if the low end of the figure's interval reaches the bound and the figure exceeds its nulls seed "
-        "by seed. *go* needs every rule, and an L0 below d_in: with as many latents as dimensions anything is "
-        f"reconstructed. {SEEDS}"
+        "A rule is met if the low end of the figure's interval (of the model's accuracy, the share itself) reaches the "
+        "bound and the figure exceeds its nulls seed by seed. *go* needs every rule, and an L0 below d_in: with as "
+        f"many latents as dimensions anything is reconstructed. {SEEDS} {PREDICTIONS}"
     )
     header = ["SAE", "rules, committed before the run", "L0 / d_in", "verdict"]
     return Table("Every SAE of a subject with rules", header, rows, note)
@@ -175,14 +176,16 @@ def _scores(page: Page, files: Sequence[str], links: Links) -> list[Block]:
                 "accuracy of the model",
             ],
             saes,
+            f"{SEEDS} {PREDICTIONS}",
         ),
         Table(
             f"Scores of {_subject(files[0])} beside the strictest null and peers",
             ["figure", "value", "strictest null", "exceeds nulls", *truth.PEERS.values(), "ceiling"],
             rows,
             code(
-                f"{SEEDS} *Exceeds*: the interval of the difference to every null lies above 0. Peers and the ceiling "
-                "need not be beaten. Every null stands on the page of the SAE."
+                f"{SEEDS} *Exceeds*: the interval of the difference to every null lies above 0; the strictest is that "
+                "whose interval reaches lowest. Peers and the ceiling need not be beaten. Every null stands on the "
+                "page of the SAE."
             ),
         ),
     ]  # fmt: skip
@@ -209,9 +212,10 @@ def _every_figure(page: Page, file: str) -> Table:
         ]
         for figure, one in content["figures"].items()
     ]  # fmt: skip
-    note = f"{SEEDS} Neither yes nor no: a figure without a null. Splitting and absorption exceed one from below."
+    of_model = f" {PREDICTIONS}" if "accuracy" in content["figures"] else ""
+    unjudged = "Neither yes nor no: a figure without a null. Splitting and absorption exceed one from below."
     header = ["figure", "value", "exceeds nulls", "nulls (the strictest in bold)", "peers"]
-    return Table(f"Against {truth.known(content)}", header, rows, note)
+    return Table(f"Against {truth.known(content)}", header, rows, f"{SEEDS}{of_model} {unjudged}")
 
 
 def _effects(page: Page, file: str, *at: str) -> list[Cell]:
