@@ -127,7 +127,7 @@ def test_a_true_direction_passes_as_predicted() -> None:
         assert one["interchange"]["value"] > 4 * abs(one["interchange_random"]["value"])
         assert one["interchange_das_1"]["value"] > 0.8 * one["interchange"]["value"]
         # other bits move the output as much at equal KL divergence, and this bit not at all
-        assert one["edits_kl_unmatched"]["value"] < 0.1
+        assert one["edits_kl_unmatched"]["value"] < 0.2
         assert max(one[f"{edit}_p"] for edit in EDITS) < 0.05
         for edit in EDITS:
             assert abs(one[f"{edit}_random_latent_kl"]["value"]) < 0.5 * one[edit]["value"]
