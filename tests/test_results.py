@@ -82,7 +82,7 @@ def test_no_metric_holds_a_missing_value_in_disguise() -> None:
                 walk(item, f"{where}[{i}]")
         elif isinstance(value, float):
             assert math.isfinite(value), where
-            assert value != -1, where
+            assert value != -1 or ".margin." in where, where  # a difference of counts may well be that
             assert float(f"{value:.6g}") == value, where
         else:
             assert isinstance(value, str | int), where
