@@ -129,10 +129,10 @@ def dvc_with_forked_stages(arguments: Sequence[str]) -> int:
     as_ever, whole = dvc.stage.run._run, dvc.stage.run.cmd_run
 
     def unchanged(stage: Any, dry: bool = False, run_env: dict[str, str] | None = None) -> None:
-        before = {} if dry else {str(dep): dep.get_hash().value for dep in stage.deps}
+        before = [] if dry else [(dep, dep.get_hash().value) for dep in stage.deps]
         whole(stage, dry=dry, run_env=run_env)
-        for dep in stage.deps if before else ():
-            if dep.get_hash().value != before[str(dep)]:
+        for dep, digest in before:
+            if dep.get_hash().value != digest:
                 raise DvcException(
                     f"{dep}: changed while {stage.addressing} ran, allowed: the same from its start to its end; run "
                     "it again"

@@ -303,9 +303,9 @@ def _other_edits(page: Page, file: str) -> Table:
     ]
     header = ["concept", *(f"{edit}{of}" for edit in truth.PATCHES for of in ("", ", p"))]
     note = (
-        "Change of log-odds towards what the edit means. p: that it is beyond the same edit along random directions, "
-        "decoder rows of other latents and latents of equal frequency, of equal size and at equal KL divergence of the "
-        "output; not corrected over concepts, and no part of what passes."
+        "Change of log-odds towards what the edit means. p: that it is beyond the same edit along a random direction, "
+        "another latent's decoder row and one of equal frequency (one of each a seed), of equal size and at equal KL "
+        "divergence of the output; not corrected over concepts, and no part of what passes."
     )
     return Table("Each concept: its latents ablated, clamped and interchanged", header, rows, f"{SEEDS} {note}")
 
